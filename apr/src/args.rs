@@ -1,0 +1,100 @@
+//! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+/// Run language models you can trust.
+#[derive(Debug, Parser)]
+//= F-CLI-007
+//= F-CLI-008
+#[command(name = "apr", version, about, max_term_width = 100, after_help = after_help())]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer one prompt
+    Run(RunArgs),
+}
+
+/// Flags of `apr run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf, //= F-CLI-002
+    /// The prompt; `-` or nothing reads it from standard input
+    pub prompt: Option<String>,
+
+    /// Most tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
+    pub max_tokens: usize, //= F-CLI-011
+    /// Randomness, 0 to 2; 0 always takes the most likely token
+    #[arg(short, long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub temperature: f32, //= F-CLI-012
+    /// Draw from the K most likely tokens only; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: usize,
+    /// Draw from the most likely tokens that make up P of the probability
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
+    pub top_p: f32,
+    /// Draw from tokens at least P times as likely as the best
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
+    pub min_p: f32,
+    /// Make tokens of the last 64 less likely; 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub repeat_penalty: f32,
+    /// Seed of the random numbers [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub seed: u64,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>, //= F-CPU-096
+    /// Positions of context [default: what the model was made for]
+    #[arg(short, long, value_name = "N")]
+    pub ctx_size: Option<usize>,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Give the prompt to the model as it is: no chat template, control tokens allowed
+    #[arg(long)]
+    pub raw: bool,
+
+    /// Run on the GPU or fail
+    #[arg(long, conflicts_with = "no_gpu")]
+    pub gpu: bool,
+    /// Run on the CPU
+    #[arg(long)]
+    pub no_gpu: bool,
+
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Say what is loaded, what runs and how fast, on standard error
+    #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "quiet")]
+    pub verbose: bool, //= F-CLI-009
+    /// Say nothing but the answer and errors
+    #[arg(short, long, action = ArgAction::SetTrue)]
+    pub quiet: bool,
+}
+
+/// Environment and exit codes, from the tables that the engine acts on.
+fn after_help() -> String {
+    let mut text = String::from("Environment:\n");
+    for knob in engine::knobs::ALL {
+        text.push_str(&format!("  {:<10} {}\n", knob.name, knob.help));
+    }
+    text.push_str("\nExit codes:\n    0 success\n");
+    for kind in engine::Kind::ALL {
+        text.push_str(&format!("  {:>3} {}\n", kind.exit_code(), kind.name()));
+    }
+    text
+}

@@ -1,0 +1,13 @@
+//! One file per command.
+
+mod run;
+
+use crate::args::{Args, Command};
+use engine::Result;
+
+/// Does what was asked.
+pub fn dispatch(args: Args) -> Result<()> {
+    match args.command {
+        Command::Run(args) => run::execute(&args),
+    }
+}

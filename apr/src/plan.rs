@@ -1,0 +1,78 @@
+//! What the flags mean: the engine's configuration, with conflicts refused and the prompt found.
+
+use std::io::{IsTerminal, Read};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use engine::sample::Sampling;
+use engine::{Error, InferenceConfig, Kind, Options, Result, limits};
+
+use crate::args::RunArgs;
+use crate::source;
+
+/// Everything `engine` needs for one answer.
+pub struct RunPlan {
+    /// The specification's configuration.
+    pub config: InferenceConfig,
+    /// The rest.
+    pub options: Options,
+}
+
+/// Works it out.
+pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
+    let model_path = source::resolve(&args.model)?;
+    let prompt = match args.prompt.as_deref() {
+        Some("-") => read_prompt()?,
+        Some(text) => text.to_string(),
+        None if std::io::stdin().is_terminal() => {
+            return Err(Error::new(Kind::Usage, "no prompt")
+                .hint("give one after the model, or pipe it in: echo 'What is 2+2?' | apr run MODEL"));
+        }
+        None => read_prompt()?,
+    };
+    let config = InferenceConfig {
+        prompt: Some(prompt),
+        max_tokens: args.max_tokens,
+        temperature: args.temperature,
+        verbose: args.verbose,
+        gpu: args.gpu,
+        ..InferenceConfig::new(model_path)
+    };
+    let options = Options {
+        sampling: Sampling {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repeat_penalty: args.repeat_penalty,
+            seed: args.seed,
+            ..Sampling::default()
+        },
+        system: args.system.clone(),
+        raw: args.raw,
+        stops: args.stop.clone(),
+        threads: args.threads,
+        context: args.ctx_size,
+        cancel,
+        ..Options::default()
+    };
+    Ok(RunPlan { config, options })
+}
+
+/// The prompt from standard input, without the newline that ends its last line.
+fn read_prompt() -> Result<String> {
+    let mut bytes = Vec::new();
+    let limit = limits::PROMPT_BYTES_MAX as u64 + 1;
+    std::io::stdin()
+        .lock()
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::new(Kind::Unreadable, format!("cannot read the prompt from standard input: {e}")))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        Error::new(Kind::Usage, format!("the prompt is not UTF-8: byte {}", e.utf8_error().valid_up_to()))
+    })?;
+    Ok(match text.strip_suffix('\n') {
+        Some(line) => line.strip_suffix('\r').unwrap_or(line).to_string(),
+        None => text,
+    })
+}

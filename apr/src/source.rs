@@ -1,0 +1,62 @@
+//! Where a model comes from: today a local path. One file per kind of source will stand in a folder of this name.
+
+use std::path::{Path, PathBuf};
+
+use engine::error::quoted;
+use engine::{Error, Kind, Result};
+
+/// The local file behind what the user called the model.
+pub fn resolve(model: &Path) -> Result<PathBuf> {
+    if let Some(scheme) = model.to_str().and_then(|s| s.split_once("://")).map(|s| s.0) {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("model addresses of the form {scheme}:// are not built yet"),
+        )
+        .hint("give the path of a file"));
+    }
+    //= F-CLI-003
+    if std::fs::symlink_metadata(model).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+        let error = Error::new(Kind::NotFound, format!("file not found: {}", quoted(&model.to_string_lossy())));
+        return Err(match neighbour(model) {
+            Some(name) => error.hint(format!("did you mean {}?", quoted(&name))),
+            None => error,
+        });
+    }
+    Ok(model.to_path_buf())
+}
+
+/// The file in the same folder whose name is most like the one asked for, if any is much like it.
+fn neighbour(model: &Path) -> Option<String> {
+    let wanted = model.file_name()?.to_str()?.to_lowercase();
+    let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names = std::fs::read_dir(folder).ok()?.flatten().take(1000).filter_map(|e| e.file_name().into_string().ok());
+    let (distance, best) = names.map(|n| (edits(&wanted, &n.to_lowercase()), n)).min()?;
+    (distance <= wanted.len() / 4).then(|| folder.join(best).to_string_lossy().into_owned())
+}
+
+/// Levenshtein distance.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &cb) in b.iter().enumerate() {
+            let replace = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        assert_eq!(edits("kitten", "sitting"), 3);
+        assert_eq!(edits("", "abc"), 3);
+    }
+}

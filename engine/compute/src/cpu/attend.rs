@@ -1,0 +1,289 @@
+//! Causal attention over the block cache, with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
+//!
+//! For one query, blocks of 64 absolute positions are taken in ascending order:
+//!
+//! ```text
+//! s[j]  = scale * sum over d ascending of fma(q[d], k[j][d])
+//! m'    = max(m, max s);  c = exp(m - m');  p[j] = exp(s[j] - m')
+//! l     = l * c + (fold of p over lanes);   o = o * c, then o = fma(p[j], v[j], o) for j ascending
+//! out   = o / l
+//! ```
+//!
+//! Positions that the mask hides are not touched at all. Nothing here depends on what other queries are computed
+//! beside this one: groups of four only share the loads of K and V.
+
+use super::kv::KvCache;
+use super::simd::{Kernel, LANES, Simd, exp};
+use crate::program::KV_BLOCK;
+
+/// Groups of lanes in a block.
+const QUARTERS: usize = KV_BLOCK / LANES;
+
+/// Queries that read the same K/V head of the same sequence.
+pub struct Attend<'a> {
+    /// The cache.
+    pub kv: &'a KvCache,
+    /// Attention layer.
+    pub layer: usize,
+    /// K/V head.
+    pub kv_head: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Block table of the sequence.
+    pub table: &'a [u32],
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// `c * tanh(s / c)`.
+    pub softcap: Option<f32>,
+    /// The queries, positions ascending.
+    pub queries: &'a mut [Query],
+    /// Room for [`scratch_len`] values.
+    pub scratch: &'a mut [f32],
+}
+
+/// One head of one row.
+pub struct Query {
+    /// First visible position.
+    pub from: usize,
+    /// One past the last visible position.
+    pub to: usize,
+    /// `[head_dim]`.
+    pub q: *const f32,
+    /// `[head_dim]`; written by nobody else.
+    pub out: *mut f32,
+    /// Largest score so far.
+    max: f32,
+    /// Sum of exponentials so far.
+    sum: f32,
+}
+
+impl Query {
+    /// A query that sees positions `from .. to`.
+    pub fn new(from: usize, to: usize, q: *const f32, out: *mut f32) -> Query {
+        Query { from, to, q, out, max: f32::NEG_INFINITY, sum: 0.0 }
+    }
+}
+
+/// Scratch values that [`Attend`] wants for `queries` queries of `dim` elements: outputs, then four score rows.
+pub fn scratch_len(queries: usize, dim: usize) -> usize {
+    queries * dim + 4 * KV_BLOCK
+}
+
+impl Kernel for Attend<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let dim = self.kv.dim(self.layer);
+        let n = self.queries.len();
+        assert!(self.scratch.len() >= scratch_len(n, dim));
+        let (outs, scores) = self.scratch.split_at_mut(n * dim);
+        outs[..n * dim].fill(0.0);
+        let last = self.queries.iter().map(|q| q.to).max().unwrap_or(0);
+        for block in 0..last.div_ceil(KV_BLOCK) {
+            let at = block * KV_BLOCK;
+            let id = self.table[block];
+            let one = Block {
+                k: self.kv.k(self.layer, id, self.kv_head),
+                v: self.kv.v(self.layer, id, self.kv_head),
+                dim,
+                head_dim: self.head_dim,
+                scale: self.scale,
+                softcap: self.softcap,
+                at,
+            };
+            let mut i = 0;
+            while i < n {
+                // Queries that see nothing of this block are skipped; neighbours that see something go in fours.
+                if self.queries[i].to <= at || self.queries[i].from >= at + KV_BLOCK {
+                    i += 1;
+                    continue;
+                }
+                let four = i + 4 <= n && self.queries[i..i + 4].iter().all(|q| q.to > at && q.from < at + KV_BLOCK);
+                let count = if four { 4 } else { 1 };
+                let queries = &mut self.queries[i..i + count];
+                let outs = &mut outs[i * dim..(i + count) * dim];
+                // SAFETY: inside `Isa::run`; `id` is a block of the cache, so K and V hold dim * 64 values each; a
+                // query's pointers are to head_dim values, as whoever built it says.
+                unsafe {
+                    match count {
+                        4 => one.step::<S, 4>(queries, outs, scores),
+                        _ => one.step::<S, 1>(queries, outs, scores),
+                    }
+                }
+                i += count;
+            }
+        }
+        for (query, out) in self.queries.iter().zip(outs.chunks_exact(dim)) {
+            for (d, x) in out.iter().enumerate().take(self.head_dim) {
+                // SAFETY: the output has head_dim values and belongs to this query alone.
+                unsafe { *query.out.add(d) = x / query.sum };
+            }
+        }
+    }
+}
+
+struct Block {
+    k: *const u16,
+    v: *const u16,
+    dim: usize,
+    head_dim: usize,
+    scale: f32,
+    softcap: Option<f32>,
+    at: usize,
+}
+
+impl Block {
+    /// Takes `N` queries through one block.
+    ///
+    /// # Safety
+    /// Inside `Isa::run`; K and V hold `dim * 64` values, `outs` holds `N * dim`, `scores` `N * 64`.
+    #[inline(always)]
+    unsafe fn step<S: Simd, const N: usize>(&self, queries: &mut [Query], outs: &mut [f32], scores: &mut [f32]) {
+        // SAFETY: as above; visible ranges are cut to the block before anything is indexed by them.
+        unsafe {
+            let mut s = [[S::splat(0.0); QUARTERS]; N];
+            for d in 0..self.head_dim {
+                let k: [S::F; QUARTERS] = std::array::from_fn(|j| S::load_f16(self.k.add(d * KV_BLOCK + j * LANES)));
+                for i in 0..N {
+                    let q = S::splat(*queries[i].q.add(d));
+                    for j in 0..QUARTERS {
+                        s[i][j] = S::fma(q, k[j], s[i][j]);
+                    }
+                }
+            }
+            let mut seen = [(0, 0); N];
+            for i in 0..N {
+                let scores = &mut scores[i * KV_BLOCK..(i + 1) * KV_BLOCK];
+                seen[i] =
+                    (queries[i].from.saturating_sub(self.at).min(KV_BLOCK), (queries[i].to - self.at).min(KV_BLOCK));
+                for j in 0..QUARTERS {
+                    S::store(scores.as_mut_ptr().add(j * LANES), S::mul(s[i][j], S::splat(self.scale)));
+                }
+                let out = &mut outs[i * self.dim..(i + 1) * self.dim];
+                self.soften::<S>(&mut queries[i], scores, seen[i], out);
+            }
+            // Where all see the same positions V is loaded once for all; the rest goes one by one.
+            let from = seen.iter().map(|r| r.0).max().unwrap_or(0);
+            let to = seen.iter().map(|r| r.1).min().unwrap_or(0).max(from);
+            for i in 0..N {
+                let (p, out) = (&scores[i * KV_BLOCK..], &mut outs[i * self.dim..(i + 1) * self.dim]);
+                self.mix::<S, 1>(p, out, (seen[i].0, from.min(seen[i].1)));
+            }
+            self.mix::<S, N>(scores, outs, (from, to));
+            for i in 0..N {
+                let (p, out) = (&scores[i * KV_BLOCK..], &mut outs[i * self.dim..(i + 1) * self.dim]);
+                self.mix::<S, 1>(p, out, (to.max(seen[i].0), seen[i].1));
+            }
+        }
+    }
+
+    /// Scores to probabilities (unnormalised), and the running maximum, sum and output rescaled.
+    ///
+    /// # Safety
+    /// Inside `Isa::run`; `scores` holds 64 values, `out` `dim`.
+    #[inline(always)]
+    unsafe fn soften<S: Simd>(
+        &self,
+        query: &mut Query,
+        scores: &mut [f32],
+        (from, to): (usize, usize),
+        out: &mut [f32],
+    ) {
+        if let Some(cap) = self.softcap {
+            for s in &mut scores[from..to] {
+                *s = cap * (*s / cap).tanh();
+            }
+        }
+        // SAFETY: all vectors are 16 values inside `scores` or `out`, whose length is a multiple of 16.
+        unsafe {
+            // A NaN score does not win the maximum, but exp passes it on into the sum.
+            let max = scores[from..to].iter().fold(query.max, |m, &s| if s > m { s } else { m });
+            let (top, keep) = (S::splat(max), exp_one::<S>(query.max - max));
+            let mut sum = S::splat(0.0);
+            for j in 0..QUARTERS {
+                let p = scores.as_mut_ptr().add(j * LANES);
+                S::store(p, exp::<S>(S::sub(S::load(p), top)));
+            }
+            scores[..from].fill(0.0);
+            scores[to..KV_BLOCK].fill(0.0);
+            for j in 0..QUARTERS {
+                sum = S::add(sum, S::load(scores.as_ptr().add(j * LANES)));
+            }
+            query.sum = query.sum * keep + S::sum(sum);
+            query.max = max;
+            if keep != 1.0 {
+                for o in out.iter_mut() {
+                    *o *= keep;
+                }
+            }
+        }
+    }
+
+    /// `out[i] += p[i][j] * v[j]` for the positions `from .. to` of the block.
+    ///
+    /// # Safety
+    /// As [`Block::step`].
+    #[inline(always)]
+    unsafe fn mix<S: Simd, const N: usize>(&self, p: &[f32], outs: &mut [f32], (from, to): (usize, usize)) {
+        let mut d = 0;
+        while d < self.dim {
+            // SAFETY: `d` counts groups of 16 inside `dim`; four at a time where there are as many.
+            d += unsafe {
+                match self.dim - d {
+                    64.. => self.mix_part::<S, N, 4>(p, outs, (from, to), d),
+                    _ => self.mix_part::<S, N, 1>(p, outs, (from, to), d),
+                }
+            };
+        }
+    }
+
+    /// `mix` for elements `d .. d + 16 W`; returns how many.
+    ///
+    /// # Safety
+    /// As [`Block::step`]; `d + 16 W <= dim`.
+    #[inline(always)]
+    unsafe fn mix_part<S: Simd, const N: usize, const W: usize>(
+        &self,
+        p: &[f32],
+        outs: &mut [f32],
+        (from, to): (usize, usize),
+        d: usize,
+    ) -> usize {
+        // SAFETY: positions are below 64 and elements below `dim`.
+        unsafe {
+            let at = |i: usize, w: usize| i * self.dim + d + w * LANES;
+            let mut acc: [[S::F; W]; N] =
+                std::array::from_fn(|i| std::array::from_fn(|w| S::load(outs.as_ptr().add(at(i, w)))));
+            for j in from..to {
+                let v: [S::F; W] = std::array::from_fn(|w| S::load_f16(self.v.add(j * self.dim + d + w * LANES)));
+                for i in 0..N {
+                    let p = S::splat(*p.get_unchecked(i * KV_BLOCK + j));
+                    for w in 0..W {
+                        acc[i][w] = S::fma(p, v[w], acc[i][w]);
+                    }
+                }
+            }
+            for i in 0..N {
+                for w in 0..W {
+                    S::store(outs.as_mut_ptr().add(at(i, w)), acc[i][w]);
+                }
+            }
+        }
+        W * LANES
+    }
+}
+
+/// `e^x` by the same polynomial; 0 for minus infinity, which is the first block.
+///
+/// # Safety
+/// Inside `Isa::run`.
+#[inline(always)]
+unsafe fn exp_one<S: Simd>(x: f32) -> f32 {
+    if x == f32::NEG_INFINITY {
+        return 0.0;
+    }
+    let mut v = [0f32; LANES];
+    // SAFETY: the array has 16 elements.
+    unsafe { S::store(v.as_mut_ptr(), exp::<S>(S::splat(x))) };
+    v[0]
+}

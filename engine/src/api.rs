@@ -1,0 +1,328 @@
+//! The engine's public face, with the names and fields of the specification's section 5.3.
+//!
+//! The structs of the specification have exactly its fields, so that its literals compile; everything else stands in
+//! [`Options`], whose default is what a caller who never heard of it wants.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use compute::Backend;
+use compute::cpu::Cpu;
+use compute::cpu::isa::Isa;
+
+use crate::error::{Error, Kind, Place, Result};
+use crate::knobs;
+use crate::sample::Sampling;
+use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
+use crate::term::Terminal;
+
+/// Configuration for inference.
+#[derive(Clone, Debug)]
+pub struct InferenceConfig {
+    /// The model file.
+    pub model_path: PathBuf,
+    /// The user's words.
+    pub prompt: Option<String>,
+    /// Most tokens to make.
+    pub max_tokens: usize,
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Details on standard error.
+    pub verbose: bool,
+    /// Record an execution trace.
+    pub trace: Option<TraceConfig>,
+    /// Use the GPU.
+    pub gpu: bool,
+}
+
+impl InferenceConfig {
+    /// A model with everything else at its default: 512 tokens, greedy, quiet, CPU.
+    pub fn new(model_path: impl Into<PathBuf>) -> InferenceConfig {
+        InferenceConfig {
+            model_path: model_path.into(),
+            prompt: None,
+            max_tokens: 512,
+            temperature: 0.0,
+            verbose: false,
+            trace: None,
+            gpu: false,
+        }
+    }
+}
+
+/// Trace configuration (AWS Step Functions parity).
+#[derive(Clone, Debug, Default)]
+pub struct TraceConfig {
+    /// Whether to record.
+    pub enabled: bool,
+    /// Only these steps.
+    pub steps: Option<Vec<TraceStep>>,
+    /// Where to write; standard error if none.
+    pub output: Option<PathBuf>,
+    /// With tensor values.
+    pub verbose: bool,
+}
+
+/// A step of the pipeline that a trace can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TraceStep {
+    /// Text to tokens.
+    Tokenize,
+    /// Tokens to vectors.
+    Embed,
+    /// Attention of a layer.
+    Attention,
+    /// Feed-forward part of a layer.
+    Ffn,
+    /// Vectors to logits.
+    LmHead,
+    /// Logits to a token.
+    Sample,
+    /// A token to text.
+    Decode,
+}
+
+/// A recorded trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceOutput {
+    /// The document.
+    pub json: serde_json::Value,
+}
+
+/// Inference result.
+#[derive(Clone, Debug)]
+pub struct InferenceResult {
+    /// The answer.
+    pub text: String,
+    /// Its tokens.
+    pub tokens_generated: usize,
+    /// From the call to the end of the answer, loading included.
+    pub duration_ms: f64,
+    /// Decoding speed.
+    pub tokens_per_second: f64,
+    /// If one was asked for.
+    pub trace: Option<TraceOutput>,
+}
+
+/// Configuration of a chat.
+#[derive(Clone, Debug)]
+pub struct ChatConfig {
+    /// The model file.
+    pub model_path: PathBuf,
+    /// System message.
+    pub system: Option<String>,
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Most tokens of each answer.
+    pub max_tokens: usize,
+    /// Use the GPU.
+    pub gpu: bool,
+}
+
+/// Configuration of a server.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// The model file.
+    pub model_path: PathBuf,
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on.
+    pub port: u16,
+    /// Use the GPU.
+    pub gpu: bool,
+}
+
+/// What the ten-stage verification found.
+#[derive(Clone, Debug, Default)]
+pub struct CheckResult {
+    /// Name and outcome of each stage, in order.
+    pub stages: Vec<(String, std::result::Result<String, String>)>,
+}
+
+/// What the structs of the specification leave open.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Sampling beyond the temperature, which [`InferenceConfig`] decides.
+    pub sampling: Sampling,
+    /// Instead of the template's system message.
+    pub system: Option<String>,
+    /// No chat template.
+    pub raw: bool,
+    /// Texts that end the answer.
+    pub stops: Vec<String>,
+    /// Worker threads; all cores if none.
+    pub threads: Option<usize>,
+    /// Positions; the model's own if none.
+    pub context: Option<usize>,
+    /// Rows of the prompt that are run together.
+    pub prefill_chunk: usize,
+    /// Set to stop: the answer so far is returned.
+    pub cancel: Arc<AtomicBool>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            sampling: Sampling::default(),
+            system: None,
+            raw: false,
+            stops: Vec::new(),
+            threads: None,
+            context: None,
+            prefill_chunk: PREFILL_CHUNK,
+            cancel: Arc::default(),
+        }
+    }
+}
+
+/// All that [`run`] knows at the end.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The answer.
+    pub answer: Answer,
+    /// What ran.
+    pub backend: String,
+    /// Time to open and prepare the model.
+    pub load_ms: f64,
+    /// The whole call.
+    pub duration_ms: f64,
+    /// Work done.
+    pub counters: compute::backend::Counters,
+}
+
+/// An observer that looks at nothing.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&mut self, _: Event<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The CPU backend, as flags and environment ask for it. Names that cannot be honoured are refused.
+pub fn backend(threads: Option<usize>) -> Result<Cpu> {
+    let isa = match knobs::read(&knobs::ISA) {
+        None => Isa::detect(),
+        Some(name) => Isa::from_name(&name).ok_or_else(|| {
+            let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+            Error::new(Kind::Usage, format!("{}={name} cannot be had here", knobs::ISA.name))
+                .hint(format!("this processor has: {}", here.join(", ")))
+        })?,
+    };
+    //= F-CPU-096
+    let threads = match threads {
+        Some(0) => {
+            return Err(Error::new(Kind::Usage, "0 threads").at(Place::Flag("--threads".into())));
+        }
+        Some(n) => n,
+        None => std::thread::available_parallelism().map_or(1, usize::from), //= F-CPU-095
+    };
+    Ok(Cpu { isa, threads })
+}
+
+/// Loads a model and answers a prompt; what happens on the way is told to the observer.
+pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
+    let start = Instant::now();
+    let mut loaded = load(config, options)?;
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    let answer = answer(&mut loaded, config, options, observer)?;
+    Ok(Outcome {
+        answer,
+        backend: loaded.backend(),
+        load_ms,
+        duration_ms: start.elapsed().as_secs_f64() * 1e3,
+        counters: loaded.counters(),
+    })
+}
+
+fn load(config: &InferenceConfig, options: &Options) -> Result<Loaded> {
+    if config.gpu {
+        return Err(no_gpu());
+    }
+    if config.trace.as_ref().is_some_and(|t| t.enabled) {
+        return Err(Error::new(Kind::Unsupported, "tracing is not built yet").at(Place::Flag("--trace".into())));
+    }
+    Loaded::open(&config.model_path, &backend(options.threads)? as &dyn Backend, options.context)
+}
+
+fn no_gpu() -> Error {
+    Error::new(Kind::Unsupported, "no GPU backend in this build")
+        .at(Place::Flag("--gpu".into()))
+        .hint("leave the flag away to run on the CPU")
+}
+
+fn answer(loaded: &mut Loaded, config: &InferenceConfig, options: &Options, observer: &mut dyn Observer) -> Result<Answer> {
+    let Some(text) = &config.prompt else {
+        return Err(Error::new(Kind::Usage, "no prompt").hint("give one as the second argument, or pipe it in"));
+    };
+    let mut sampling = Sampling { temperature: config.temperature, ..options.sampling.clone() };
+    for warning in sampling.clamp() {
+        observer.event(Event::Warning(&warning))?;
+    }
+    let prompt = Prompt { text, system: options.system.as_deref(), raw: options.raw };
+    let ids = loaded.encode_prompt(&prompt)?;
+    let generation = Generation {
+        max_tokens: config.max_tokens,
+        sampling,
+        stops: options.stops.clone(),
+        prefill_chunk: options.prefill_chunk,
+    };
+    Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)
+}
+
+/// Run model inference with Ollama-style UX: a spinner while loading, then the answer on standard output as it comes.
+///
+/// The work is done inside the first poll and takes as long as it takes: from an asynchronous program call it where
+/// blocking is allowed.
+pub async fn run_inference(config: InferenceConfig) -> Result<InferenceResult> {
+    run_on_terminal(&config, &Options::default(), Terminal::new(config.verbose)).map(|o| InferenceResult {
+        text: o.answer.text.clone(),
+        tokens_generated: o.answer.tokens.len(),
+        duration_ms: o.duration_ms,
+        tokens_per_second: o.answer.tokens_per_second(),
+        trace: None,
+    })
+}
+
+/// [`run_inference`] with options, on a terminal that the caller has set up.
+pub fn run_on_terminal(config: &InferenceConfig, options: &Options, mut terminal: Terminal) -> Result<Outcome> {
+    let start = Instant::now();
+    terminal.loading(&config.model_path);
+    let result = load(config, options).and_then(|mut loaded| {
+        let load_ms = start.elapsed().as_secs_f64() * 1e3;
+        terminal.loaded(&loaded, load_ms);
+        let answer = answer(&mut loaded, config, options, &mut terminal)?;
+        Ok(Outcome {
+            answer,
+            backend: loaded.backend(),
+            load_ms,
+            duration_ms: start.elapsed().as_secs_f64() * 1e3,
+            counters: loaded.counters(),
+        })
+    });
+    terminal.quieten();
+    let outcome = result?;
+    terminal.done(&outcome)?;
+    Ok(outcome)
+}
+
+/// Start interactive chat session. Not built yet: says so.
+pub async fn run_chat(_config: ChatConfig) -> Result<()> {
+    Err(not_built("chat"))
+}
+
+/// Start HTTP inference server. Not built yet: says so.
+pub async fn run_serve(_config: ServeConfig) -> Result<()> {
+    Err(not_built("serve"))
+}
+
+/// Run 10-stage pipeline verification. Not built yet: says so.
+pub fn check_model(_path: &Path) -> Result<CheckResult> {
+    Err(not_built("check"))
+}
+
+fn not_built(what: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("{what} is not built yet")).hint("this build has `apr run`")
+}

@@ -1,0 +1,222 @@
+//! Errors are data: what kind, where, and what to do about it. One human line each; `apr` maps kinds to exit codes.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+
+/// The result of an engine call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// The kind, which decides the exit code and the HTTP status.
+    pub kind: Kind,
+    /// One sentence without a final stop. Text from files is escaped with [`quoted`] before it gets here.
+    pub what: String,
+    /// Where: the byte, tensor, key or flag.
+    pub at: Option<Place>,
+    /// What the user can do.
+    pub hint: Option<String>,
+}
+
+/// Kinds of error, each with its own exit code: the table that the README prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// An invariant of ours broke, or inference failed (non-finite numbers).
+    Inference,
+    /// A flag, a value or a combination that cannot be honoured.
+    Usage,
+    /// The file is not there.
+    NotFound,
+    /// The file is there and cannot be read, or is not a file.
+    Unreadable,
+    /// The file contradicts its own format: truncated, corrupt, or something else under this name.
+    Malformed,
+    /// A valid file that needs something this build has not: architecture, number format, version.
+    Unsupported,
+    /// Memory could not be had, or a limit of `limits.rs` was met.
+    TooLarge,
+    /// The answer could not be written.
+    Output,
+    /// The network failed.
+    Network,
+    /// Ctrl+C.
+    Interrupted,
+}
+
+impl Kind {
+    /// Every kind, in the order of the exit codes.
+    pub const ALL: &'static [Kind] = &[
+        Kind::Inference,
+        Kind::Usage,
+        Kind::NotFound,
+        Kind::Unreadable,
+        Kind::Malformed,
+        Kind::Unsupported,
+        Kind::TooLarge,
+        Kind::Output,
+        Kind::Network,
+        Kind::Interrupted,
+    ];
+
+    /// The process exit code. 0 is success.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Inference => 1,
+            Kind::Usage => 2,
+            Kind::NotFound => 3,
+            Kind::Unreadable => 4,
+            Kind::Malformed => 5,
+            Kind::Unsupported => 6,
+            Kind::TooLarge => 7,
+            Kind::Output => 8,
+            Kind::Network => 9,
+            Kind::Interrupted => 130,
+        }
+    }
+
+    /// A stable name for `--json` and for tests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Inference => "inference",
+            Kind::Usage => "usage",
+            Kind::NotFound => "not-found",
+            Kind::Unreadable => "unreadable",
+            Kind::Malformed => "malformed",
+            Kind::Unsupported => "unsupported",
+            Kind::TooLarge => "too-large",
+            Kind::Output => "output",
+            Kind::Network => "network",
+            Kind::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Where in the input the error is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Offset from the start of the file.
+    Byte(u64),
+    /// A tensor, by its name in the file.
+    Tensor(String),
+    /// A metadata key or a field of a JSON file.
+    Key(String),
+    /// A command-line flag.
+    Flag(String),
+    /// A token id.
+    Token(u32),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Byte(n) => write!(f, "at byte {n}"),
+            Place::Tensor(t) => write!(f, "in tensor {}", quoted(t)),
+            Place::Key(k) => write!(f, "in {}", quoted(k)),
+            Place::Flag(k) => write!(f, "in {k}"),
+            Place::Token(t) => write!(f, "at token {t}"),
+        }
+    }
+}
+
+impl Error {
+    /// An error of this kind that says `what`.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Error {
+        Error { kind, what: what.into(), at: None, hint: None }
+    }
+
+    /// Adds the place.
+    #[must_use]
+    pub fn at(mut self, place: Place) -> Error {
+        self.at = Some(place);
+        self
+    }
+
+    /// Adds the hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// [`Kind::Malformed`], the commonest kind.
+    pub fn malformed(what: impl Into<String>) -> Error {
+        Error::new(Kind::Malformed, what)
+    }
+
+    /// From an I/O error on a path.
+    pub fn from_io(e: &std::io::Error, path: &Path) -> Error {
+        let shown = quoted(&path.to_string_lossy());
+        match e.kind() {
+            std::io::ErrorKind::NotFound => Error::new(Kind::NotFound, format!("file not found: {shown}")),
+            _ => Error::new(Kind::Unreadable, format!("cannot read {shown}: {e}")),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(at) = &self.at {
+            write!(f, " ({at})")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "; {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<compute::Error> for Error {
+    fn from(e: compute::Error) -> Error {
+        let kind = match e {
+            compute::Error::Unsupported(_) => Kind::Unsupported,
+            compute::Error::Invalid(_) => Kind::Inference,
+            compute::Error::OutOfMemory { .. } => Kind::TooLarge,
+            compute::Error::Io(_) => Kind::Unreadable,
+        };
+        Error::new(kind, e.to_string())
+    }
+}
+
+/// Text from outside, made safe and short for a message: control, escape and bidi characters are escaped, so that a
+/// file's names cannot drive the terminal; at most 80 characters are shown.
+pub fn quoted(s: &str) -> String {
+    let mut out = String::from("'");
+    for (i, c) in s.chars().enumerate() {
+        if i == 80 {
+            out.push('…');
+            break;
+        }
+        let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || bidi || c == '\u{fffd}' {
+            let _ = write!(out, "\\u{{{:x}}}", c as u32);
+        } else {
+            out.push(c);
+        }
+    }
+    out.push('\'');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_distinct_and_never_zero() {
+        let mut codes: Vec<u8> = Kind::ALL.iter().map(|k| k.exit_code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Kind::ALL.len());
+        assert!(!codes.contains(&0));
+    }
+
+    #[test]
+    fn names_from_files_cannot_drive_the_terminal() {
+        assert_eq!(quoted("a\u{1b}[31mb\u{202e}"), "'a\\u{1b}[31mb\\u{202e}'");
+        assert!(quoted(&"x".repeat(1000)).chars().count() < 90);
+    }
+}

@@ -1,0 +1,217 @@
+//! Floor 1: bytes to a checked description. Containers know nothing of models: they give metadata and tensors.
+//!
+//! A container is one file here and one entry of [`ALL`]. All of them read through [`cursor::Cursor`], the only
+//! arithmetic on untrusted numbers. What a file *is* is decided by its first bytes, never by its name.
+
+pub mod cursor;
+pub mod gguf;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use compute::{Bytes, Format, WeightRef};
+
+use crate::error::{Error, Kind, Place, Result, quoted};
+
+/// A container format: how to know it and how to read it.
+pub struct Container {
+    /// For messages: `GGUF`.
+    pub name: &'static str,
+    /// Whether these first bytes (up to 64) are of this container.
+    pub sniff: fn(&[u8]) -> bool,
+    /// Reads and checks the file, and the other files of a split model beside it.
+    pub open: fn(&Path, Bytes) -> Result<Checked>,
+}
+
+/// Every container.
+pub static ALL: &[&Container] = &[&gguf::CONTAINER];
+
+/// A model file that agrees with its own format: every tensor lies inside the file, with the size its shape says.
+#[derive(Debug)]
+pub struct Checked {
+    /// Container and version, for people: `GGUF v3`.
+    pub format: String,
+    /// Everything the file says about itself.
+    pub metadata: Metadata,
+    /// By name.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Bytes of all files of the model.
+    pub file_bytes: u64,
+}
+
+/// A tensor as the file describes it.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Number format.
+    pub format: Format,
+    /// Extents, slowest first (row-major): a matrix is `[rows, cols]`. At least one; none is 0.
+    pub shape: Vec<usize>,
+    /// Exactly the bytes of the tensor.
+    pub bytes: Bytes,
+}
+
+impl Tensor {
+    /// As a matrix `[rows, cols]`; a vector has one row, leading dimensions fold into the rows.
+    pub fn as_weight(&self, name: &str) -> WeightRef {
+        let cols = *self.shape.last().unwrap_or(&1);
+        let rows = self.shape.iter().rev().skip(1).product::<usize>().max(1);
+        WeightRef { name: name.into(), bytes: self.bytes.clone(), format: self.format, rows, cols }
+    }
+}
+
+/// A metadata value, whatever the container calls its types.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Any unsigned or non-negative integer.
+    Unsigned(u64),
+    /// A negative integer.
+    Signed(i64),
+    /// Any float.
+    Float(f64),
+    /// True or false.
+    Bool(bool),
+    /// UTF-8 text.
+    String(String),
+    /// Bytes that are not UTF-8 where the format allows them (GGUF token texts).
+    RawString(Vec<u8>),
+    /// Many of one kind.
+    Array(Vec<Value>),
+}
+
+impl Value {
+    /// What kind it is, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Value::Unsigned(_) | Value::Signed(_) => "an integer",
+            Value::Float(_) => "a float",
+            Value::Bool(_) => "a bool",
+            Value::String(_) => "a string",
+            Value::RawString(_) => "a string that is not UTF-8",
+            Value::Array(_) => "an array",
+        }
+    }
+}
+
+/// Metadata by key, with getters that say which key is wrong and how.
+#[derive(Debug, Clone, Default)]
+pub struct Metadata {
+    /// The entries.
+    pub entries: BTreeMap<String, Value>,
+}
+
+impl Metadata {
+    /// The raw value.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.entries.get(key)
+    }
+
+    fn wrong(key: &str, want: &str, got: &Value) -> Error {
+        Error::malformed(format!("expected {want}, found {}", got.kind())).at(Place::Key(key.into()))
+    }
+
+    /// A non-negative integer.
+    pub fn unsigned(&self, key: &str) -> Result<Option<u64>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Unsigned(n)) => Ok(Some(*n)),
+            Some(other) => Err(Self::wrong(key, "a non-negative integer", other)),
+        }
+    }
+
+    /// A non-negative integer that must be there.
+    pub fn need_unsigned(&self, key: &str) -> Result<u64> {
+        self.unsigned(key)?.ok_or_else(|| missing(key))
+    }
+
+    /// A finite float (an integer will do).
+    pub fn float(&self, key: &str) -> Result<Option<f64>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Float(x)) if x.is_finite() => Ok(Some(*x)),
+            Some(Value::Float(x)) => {
+                Err(Error::malformed(format!("{x} is not a finite number")).at(Place::Key(key.into())))
+            }
+            Some(Value::Unsigned(n)) => Ok(Some(*n as f64)),
+            Some(Value::Signed(n)) => Ok(Some(*n as f64)),
+            Some(other) => Err(Self::wrong(key, "a number", other)),
+        }
+    }
+
+    /// A bool.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(b)) => Ok(Some(*b)),
+            Some(other) => Err(Self::wrong(key, "a bool", other)),
+        }
+    }
+
+    /// UTF-8 text.
+    pub fn string(&self, key: &str) -> Result<Option<&str>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s)),
+            Some(other) => Err(Self::wrong(key, "a string", other)),
+        }
+    }
+
+    /// An array.
+    pub fn array(&self, key: &str) -> Result<Option<&[Value]>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(a)) => Ok(Some(a)),
+            Some(other) => Err(Self::wrong(key, "an array", other)),
+        }
+    }
+}
+
+/// The error for a key that must be there.
+pub fn missing(key: &str) -> Error {
+    Error::malformed("required metadata is missing").at(Place::Key(key.into()))
+}
+
+/// Maps a model file, finds out what it is, and checks it.
+pub fn open(path: &Path) -> Result<Checked> {
+    let bytes = map(path)?;
+    let head = &bytes[..bytes.len().min(64)];
+    match ALL.iter().find(|c| (c.sniff)(head)) {
+        Some(container) => (container.open)(path, bytes),
+        None => {
+            let names: Vec<&str> = ALL.iter().map(|c| c.name).collect();
+            Err(Error::malformed(format!("{} is not a model file that apr knows", quoted(&path.to_string_lossy())))
+                .at(Place::Byte(0))
+                .hint(format!("it begins with {}; known containers: {}", looks_like(head), names.join(", "))))
+        }
+    }
+}
+
+/// Maps one file. Directories, devices and pipes are refused before anything is read from them.
+//= F-GGUF-052
+pub fn map(path: &Path) -> Result<Bytes> {
+    let shown = || quoted(&path.to_string_lossy());
+    let meta = std::fs::metadata(path).map_err(|e| Error::from_io(&e, path))?;
+    if !meta.is_file() {
+        let what = if meta.is_dir() { "a directory" } else { "not a regular file" };
+        return Err(Error::new(Kind::Unreadable, format!("{} is {what}", shown())));
+    }
+    if meta.len() == 0 {
+        return Err(Error::malformed(format!("{} is empty", shown())).at(Place::Byte(0)));
+    }
+    let file = std::fs::File::open(path).map_err(|e| Error::from_io(&e, path))?;
+    Ok(Bytes::map(&file)?)
+}
+
+/// What the first bytes suggest, for the hint when nothing matched.
+fn looks_like(head: &[u8]) -> &'static str {
+    match head {
+        [b'P', b'K', 3, 4, ..] => "a zip archive",
+        [0x7f, b'E', b'L', b'F', ..] => "a program (ELF)",
+        [0x1f, 0x8b, ..] => "gzip data",
+        [b'<', b'!' | b'h' | b'H', ..] => "a web page (was an error page saved as the model?)",
+        [b'F', b'U', b'G', b'G', ..] => "a big-endian GGUF file",
+        [b'{', ..] => "JSON text",
+        [b'A', b'P', b'R', ..] => "an .apr file (not supported yet)",
+        h if h.len() >= 9 && h[8] == b'{' => "a SafeTensors file (not supported yet)",
+        _ => "unknown bytes",
+    }
+}

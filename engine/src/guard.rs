@@ -1,0 +1,14 @@
+//! Looks at every step's output and stops on what cannot be right.
+
+use compute::Output;
+
+use crate::error::{Error, Kind, Result};
+
+/// Refuses non-finite logits. `position` is that of the first row.
+pub fn finite(output: &Output, position: usize) -> Result<()> {
+    match output.rows.iter().position(|r| !r.finite) {
+        None => Ok(()),
+        Some(r) => Err(Error::new(Kind::Inference, format!("the model gave NaN or infinite logits at position {}", position + r))
+            .hint("the weights are damaged, or activations overflow in this format")),
+    }
+}

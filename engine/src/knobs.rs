@@ -1,0 +1,24 @@
+//! Environment variables: this table is all of them, and `apr --help` prints it.
+
+/// One variable.
+pub struct Knob {
+    /// Its name.
+    pub name: &'static str,
+    /// One line for `--help`.
+    pub help: &'static str,
+}
+
+/// Instruction set of the CPU backend.
+pub const ISA: Knob =
+    Knob { name: "APR_ISA", help: "instruction set of the CPU kernels: avx512, avx2 or scalar [best available]" };
+
+/// Turns colour off; read by the terminal library, listed because it is honoured.
+pub const NO_COLOR: Knob = Knob { name: "NO_COLOR", help: "any value: no colour" };
+
+/// All of them.
+pub static ALL: &[&Knob] = &[&ISA, &NO_COLOR];
+
+/// The value of a knob, if it is set to something.
+pub fn read(knob: &Knob) -> Option<String> {
+    std::env::var(knob.name).ok().filter(|v| !v.is_empty())
+}

@@ -1,0 +1,60 @@
+//! Every limit on untrusted input, in one table. A limit that is met is an error that names it, never an abort.
+
+/// Bytes of one GGUF string (keys have their own limit).
+pub const STRING_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of a metadata key.
+pub const KEY_BYTES_MAX: u64 = 1 << 16;
+/// Bytes of a tensor name.
+pub const TENSOR_NAME_BYTES_MAX: u64 = 256;
+/// Bytes of a model file before its tensor data. Real ones stay under 30 MB.
+pub const HEADER_BYTES_MAX: u64 = 128 << 20;
+/// Alignment of tensor data that a file may ask for.
+pub const ALIGNMENT_MAX: u64 = 1 << 20;
+/// Metadata entries in a file.
+pub const METADATA_ENTRIES_MAX: u64 = 1 << 16;
+/// Metadata values in a file, each element of an array counted: what bounds the memory that a header can claim.
+pub const METADATA_VALUES_MAX: u64 = 1 << 22;
+/// Depth of nested metadata arrays.
+pub const ARRAY_DEPTH_MAX: usize = 4;
+/// Tensors in a model, over all shards.
+pub const TENSORS_MAX: u64 = 1 << 17;
+/// Files a split model may have.
+pub const SHARDS_MAX: u64 = 1 << 10;
+/// Dimensions of a tensor.
+pub const TENSOR_DIMS_MAX: u32 = 4;
+/// Entries of a vocabulary.
+pub const VOCAB_MAX: usize = 1 << 21;
+/// Merge rules of a byte-pair encoder.
+pub const MERGES_MAX: usize = 1 << 22;
+/// Bytes of one vocabulary entry.
+pub const TOKEN_BYTES_MAX: usize = 1 << 16;
+/// Bytes of one word of a text, as a tokenizer cuts it. A longer one is cut again: merging takes fifty times its size.
+pub const WORD_BYTES_MAX: usize = 1 << 16;
+/// Bytes of a control or user-defined token: these are looked for at every position of a text.
+pub const CONTROL_TOKEN_BYTES_MAX: usize = 1 << 10;
+/// Transformer layers.
+pub const LAYERS_MAX: usize = 512;
+/// Width of a hidden state, of a head times heads, of a feed-forward layer.
+pub const WIDTH_MAX: usize = 1 << 20;
+/// Attention heads of one layer.
+pub const HEADS_MAX: usize = 1 << 12;
+/// Positions a model may claim.
+pub const CONTEXT_MAX: usize = 1 << 24;
+/// Bytes of a chat template.
+pub const TEMPLATE_BYTES_MAX: usize = 1 << 20;
+/// Instructions a chat template may execute.
+pub const TEMPLATE_FUEL: u64 = 2_000_000;
+/// Depth of a template's syntax and calls.
+pub const TEMPLATE_DEPTH_MAX: usize = 64;
+/// Words and signs of one tag of a template.
+pub const TEMPLATE_TAG_TOKENS_MAX: usize = 256;
+/// Depth of a value inside a template, tools included.
+pub const TEMPLATE_VALUE_DEPTH_MAX: usize = 128;
+/// Bytes a template may render.
+pub const TEMPLATE_OUTPUT_MAX: usize = 64 << 20;
+/// Bytes of a prompt.
+pub const PROMPT_BYTES_MAX: usize = 64 << 20;
+/// Stop sequences of a request.
+pub const STOPS_MAX: usize = 64;
+/// Bytes of one stop sequence.
+pub const STOP_BYTES_MAX: usize = 4096;

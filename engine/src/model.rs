@@ -1,0 +1,308 @@
+//! What a checked file means as a model: its hyper-parameters, and its tensors, each of the shape the table demands.
+//!
+//! Knows metadata keys and tensor names through [`crate::arch`]; knows no container's bytes and computes nothing.
+
+use std::sync::Arc;
+
+use compute::WeightRef;
+use compute::program::RopeTable;
+
+use crate::arch::{self, Arch, Presence};
+use crate::error::{Error, Kind, Place, Result, quoted};
+use crate::file::{Checked, Metadata, missing};
+use crate::limits;
+use crate::rope;
+
+/// A model, ready to be written down as a program.
+pub struct Model {
+    /// Its architecture.
+    pub arch: &'static Arch,
+    /// Its sizes.
+    pub hyper: Hyper,
+    /// Its tensors.
+    pub weights: Weights,
+    /// Container and version, for people.
+    pub format: String,
+    /// Tensors in the file.
+    pub tensor_count: usize,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// What the file says about itself.
+    pub metadata: Metadata,
+}
+
+/// Hyper-parameters, all range-checked.
+#[derive(Clone, Debug)]
+pub struct Hyper {
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the feed-forward layer.
+    pub ffn: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// K/V heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Rows of the embedding table.
+    pub vocab: usize,
+    /// Positions the model was made for.
+    pub context: usize,
+    /// RoPE base, theta.
+    pub rope_theta: f64,
+    /// Angles, scaling applied.
+    pub rope: RopeTable,
+    /// Scaling in words: `none`, `yarn x4`.
+    pub rope_scaling: String,
+    /// Epsilon of the norms.
+    pub norm_eps: f32,
+}
+
+/// Tensors by role. Shapes are those of [`arch::Names`].
+pub struct Weights {
+    /// `[vocab, hidden]`.
+    pub token_embedding: WeightRef,
+    /// `[hidden]`.
+    pub output_norm: WeightRef,
+    /// `[vocab, hidden]`; the embedding itself when tied.
+    pub output: WeightRef,
+    /// Whether the LM head is the embedding table.
+    pub tied: bool,
+    /// One per block.
+    pub blocks: Vec<Block>,
+}
+
+/// Tensors of one transformer block.
+pub struct Block {
+    /// `[hidden]`.
+    pub attention_norm: WeightRef,
+    /// `[heads * head_dim, hidden]`.
+    pub q: Linear,
+    /// `[kv_heads * head_dim, hidden]`.
+    pub k: Linear,
+    /// `[kv_heads * head_dim, hidden]`.
+    pub v: Linear,
+    /// `[hidden, heads * head_dim]`.
+    pub attention_output: Linear,
+    /// `[hidden]`.
+    pub ffn_norm: WeightRef,
+    /// `[ffn, hidden]`.
+    pub gate: Linear,
+    /// `[ffn, hidden]`.
+    pub up: Linear,
+    /// `[hidden, ffn]`.
+    pub down: Linear,
+}
+
+/// A matrix with its bias.
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: WeightRef,
+    /// `[out]`.
+    pub bias: Option<WeightRef>,
+}
+
+impl Model {
+    /// Reads the hyper-parameters and takes every tensor, or says which key or tensor is wrong and how.
+    pub fn new(file: Checked) -> Result<Model> {
+        let name = file.metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
+        let arch = arch::detect(name)?;
+        let hyper = hyper(arch, &file)?;
+        let weights = Table { file: &file, arch, hyper: &hyper }.weights()?;
+        Ok(Model {
+            arch,
+            hyper,
+            weights,
+            format: file.format,
+            tensor_count: file.tensors.len(),
+            file_bytes: file.file_bytes,
+            metadata: file.metadata,
+        })
+    }
+
+    /// Number formats of the matrices, with counts, commonest first: `Q4_K x 36, Q6_K x 6`.
+    pub fn formats(&self) -> Vec<(compute::Format, usize)> {
+        let mut counts: Vec<(compute::Format, usize)> = Vec::new();
+        let w = &self.weights;
+        let linear = |b: &'_ Block| [&b.q, &b.k, &b.v, &b.attention_output, &b.gate, &b.up, &b.down].map(|l| l.weight.format);
+        for f in std::iter::once(w.token_embedding.format).chain(w.blocks.iter().flat_map(linear)) {
+            match counts.iter_mut().find(|c| c.0 == f) {
+                Some(c) => c.1 += 1,
+                None => counts.push((f, 1)),
+            }
+        }
+        counts.sort_by_key(|c| std::cmp::Reverse(c.1));
+        counts
+    }
+}
+
+fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
+    let meta = &file.metadata;
+    let key = |suffix: &str| format!("{}.{suffix}", arch.name);
+    let sized = |suffix: &str, max: usize| -> Result<usize> {
+        let key = key(suffix);
+        in_range(meta.need_unsigned(&key)?, max, &key)
+    };
+    let layers = sized("block_count", limits::LAYERS_MAX)?;
+    let hidden = sized("embedding_length", limits::WIDTH_MAX)?;
+    let ffn = sized("feed_forward_length", limits::WIDTH_MAX)?;
+    let context = sized("context_length", limits::CONTEXT_MAX)?;
+    let heads = sized("attention.head_count", limits::HEADS_MAX)?;
+    let kv_key = key("attention.head_count_kv");
+    let kv_heads = match meta.unsigned(&kv_key)? {
+        None => heads,
+        Some(n) => in_range(n, limits::HEADS_MAX, &kv_key)?,
+    };
+    //= F-GGUF-055
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(Error::malformed(format!("{heads} attention heads cannot share {kv_heads} K/V heads"))
+            .at(Place::Key(kv_key)));
+    }
+    let head_key = key("attention.key_length");
+    let head_dim = match meta.unsigned(&head_key)? {
+        Some(n) => in_range(n, limits::WIDTH_MAX, &head_key)?,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            return Err(Error::malformed(format!("width {hidden} does not divide into {heads} heads"))
+                .at(Place::Key(key("attention.head_count"))));
+        }
+    };
+    let value_key = key("attention.value_length");
+    if let Some(n) = meta.unsigned(&value_key)?
+        && n != head_dim as u64
+    {
+        return Err(Error::new(Kind::Unsupported, format!("value heads of {n} beside key heads of {head_dim}"))
+            .at(Place::Key(value_key)));
+    }
+    let eps_key = key("attention.layer_norm_rms_epsilon");
+    let norm_eps = meta.float(&eps_key)?.ok_or_else(|| missing(&eps_key))?;
+    if !(0.0..=0.1).contains(&norm_eps) {
+        return Err(Error::malformed(format!("epsilon {norm_eps} is outside 0..0.1")).at(Place::Key(eps_key)));
+    }
+    let vocab = file
+        .tensors
+        .get(arch.names.token_embedding)
+        .ok_or_else(|| no_tensor(arch.names.token_embedding))?
+        .shape
+        .first()
+        .copied()
+        .unwrap_or(0);
+    let scaled = rope::from_metadata(arch, meta, file.tensors.get(arch.names.rope_freqs), head_dim, context)?;
+    Ok(Hyper {
+        layers,
+        hidden,
+        ffn,
+        heads,
+        kv_heads,
+        head_dim,
+        vocab,
+        context,
+        rope_theta: scaled.theta,
+        rope: scaled.table,
+        rope_scaling: scaled.description,
+        norm_eps: norm_eps as f32,
+    })
+}
+
+fn in_range(n: u64, max: usize, key: &str) -> Result<usize> {
+    if n == 0 || n > max as u64 {
+        return Err(Error::malformed(format!("{n} is outside 1..={max}")).at(Place::Key(key.into())));
+    }
+    Ok(n as usize)
+}
+
+fn no_tensor(name: &str) -> Error {
+    Error::malformed("the tensor is missing").at(Place::Tensor(name.into()))
+}
+
+/// Takes tensors by name and holds each to its shape.
+struct Table<'a> {
+    file: &'a Checked,
+    arch: &'a Arch,
+    hyper: &'a Hyper,
+}
+
+impl Table<'_> {
+    fn weights(&self) -> Result<Weights> {
+        let (n, h) = (self.arch.names, self.hyper);
+        let token_embedding = self.take(n.token_embedding, &[h.vocab, h.hidden])?;
+        let untied = self.optional(n.output, &[h.vocab, h.hidden])?;
+        Ok(Weights {
+            output_norm: self.take(n.output_norm, &[h.hidden])?,
+            tied: untied.is_none(),
+            output: untied.unwrap_or_else(|| token_embedding.clone()),
+            token_embedding,
+            blocks: (0..h.layers).map(|l| self.block(l)).collect::<Result<_>>()?,
+        })
+    }
+
+    fn block(&self, layer: usize) -> Result<Block> {
+        let (n, h) = (self.arch.names, self.hyper);
+        let name = |pattern: &str| pattern.replace("{}", &layer.to_string());
+        let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
+        let plain = |pattern: &str, rows: usize, cols: usize| -> Result<Linear> {
+            Ok(Linear { weight: self.take(&name(pattern), &[rows, cols])?, bias: None })
+        };
+        let biased = |pattern: &str, bias: &str, rows: usize| -> Result<Linear> {
+            let bias = match self.arch.qkv_bias {
+                Presence::Required => Some(self.take(&name(bias), &[rows])?),
+                Presence::Optional => self.optional(&name(bias), &[rows])?,
+            };
+            Ok(Linear { bias, ..plain(pattern, rows, h.hidden)? })
+        };
+        Ok(Block {
+            attention_norm: self.take(&name(n.attention_norm), &[h.hidden])?,
+            q: biased(n.q, n.q_bias, q)?,
+            k: biased(n.k, n.k_bias, kv)?,
+            v: biased(n.v, n.v_bias, kv)?,
+            attention_output: plain(n.attention_output, h.hidden, q)?,
+            ffn_norm: self.take(&name(n.ffn_norm), &[h.hidden])?,
+            gate: plain(n.gate, h.ffn, h.hidden)?,
+            up: plain(n.up, h.ffn, h.hidden)?,
+            down: plain(n.down, h.hidden, h.ffn)?,
+        })
+    }
+
+    fn take(&self, name: &str, shape: &[usize]) -> Result<WeightRef> {
+        self.optional(name, shape)?.ok_or_else(|| no_tensor(name))
+    }
+
+    fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<WeightRef>> {
+        let Some(tensor) = self.file.tensors.get(name) else { return Ok(None) };
+        //= F-GGUF-057
+        if tensor.shape != shape {
+            return Err(Error::malformed(format!("expected shape {shape:?}, found {:?}", tensor.shape))
+                .at(Place::Tensor(name.into()))
+                .hint("the metadata and the tensors are of different models"));
+        }
+        Ok(Some(tensor.as_weight(name)))
+    }
+}
+
+/// Refuses a vocabulary that the embedding table cannot hold; a table that is longer (padding) is usual.
+pub fn check_vocabulary(tokens: usize, model: &Model) -> Result<()> {
+    if tokens > model.hyper.vocab {
+        return Err(Error::malformed(format!(
+            "the tokenizer has {tokens} tokens and the embedding table {} rows",
+            model.hyper.vocab
+        ))
+        .at(Place::Tensor(model.arch.names.token_embedding.into()))
+        .hint("tokenizer and weights are of different models"));
+    }
+    Ok(())
+}
+
+/// The name a file gives itself, made safe to print.
+pub fn display_name(model: &Model) -> String {
+    match model.metadata.string("general.name") {
+        Ok(Some(name)) => quoted(name),
+        _ => "unnamed".into(),
+    }
+}
+
+/// Shares a slice as a table entry; here so that `rope` needs no `Arc` spelling.
+pub(crate) fn shared(values: Vec<f32>) -> Arc<[f32]> {
+    values.into()
+}

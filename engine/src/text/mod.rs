@@ -1,0 +1,58 @@
+//! Floor 2: text to token ids and back, by the file's own tokenizer and chat template.
+//!
+//! Knows [`Metadata`]; knows no file format, no tensor and no user. A tokenizer model is one file here and one entry
+//! of [`ALL`]. What came from the template and what came from a user stay apart until they are ids: control tokens are
+//! recognised in [`Segment::Scaffold`] only, so nobody can type `<|im_end|>` and end a turn.
+
+mod bpe;
+mod special;
+mod stop;
+mod template;
+mod tokenizer;
+mod utf8;
+mod vocabulary;
+
+use crate::error::Result;
+use crate::file::Metadata;
+
+pub use stop::StopFinder;
+pub use template::{ChatTemplate, Message};
+pub use tokenizer::Tokenizer;
+pub use utf8::Utf8Stream;
+
+use vocabulary::Vocabulary;
+
+/// A stretch of a prompt, by whose word it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    /// From the chat template, or typed at a raw door: control tokens are recognised.
+    Scaffold(String),
+    /// From a user, a tool or a document: the text of a control token is ordinary text.
+    Content(String),
+}
+
+/// A tokenizer model, as `tokenizer.ggml.model` names it.
+pub struct Model {
+    /// The name in the file.
+    pub name: &'static str,
+    /// Makes the encoder from what the file says.
+    build: fn(&Metadata, &Vocabulary) -> Result<Encoding>,
+    /// The bytes that an ordinary token stands for, from its spelling in the vocabulary.
+    bytes: fn(&str) -> Vec<u8>,
+}
+
+/// Every tokenizer model.
+pub static ALL: &[&Model] = &[&bpe::MODEL];
+
+/// What a [`Model`] makes.
+struct Encoding {
+    encoder: Box<dyn Encoder>,
+    /// Whether a prompt begins with BOS where the file does not say.
+    add_bos: bool,
+}
+
+/// Ordinary text to ids. Control tokens were taken out before.
+trait Encoder: Send + Sync {
+    /// Appends the ids of `text`.
+    fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<()>;
+}

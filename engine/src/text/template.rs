@@ -1,0 +1,301 @@
+//! Chat templates: the Jinja program in a model file that lays out a conversation as the model was taught it.
+//!
+//! Renders to segments, so that the words of users and tools stay apart from the template's own. The program is a
+//! stranger's: its size and depth are limited before it is parsed (`source`), its steps, output and values while it
+//! runs (`bound`). It reaches no file, no attribute of the host and no clock but the one it is given.
+
+mod bound;
+mod origin;
+mod python;
+mod source;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
+use serde_json::Value as Json;
+
+use super::special::{Special, Specials};
+use super::{Segment, Tokenizer};
+use crate::error::{Error, Kind, Place, Result, quoted};
+use crate::file::Metadata;
+use crate::limits;
+
+const KEY: &str = "tokenizer.chat_template";
+
+/// The layout to use where a vocabulary has ChatML's tokens and the file no template.
+const CHATML: &str = "{% for message in messages %}\
+    {{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\
+    {% endfor %}\
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/// Who may speak.
+const ROLES: &[&str] = &["system", "user", "assistant", "tool"];
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+}
+
+/// A chat template, parsed and ready.
+pub struct ChatTemplate {
+    source: String,
+    env: Environment<'static>,
+    bos: String,
+    eos: String,
+    /// The vocabulary's control tokens.
+    controls: Specials,
+    now: fn() -> SystemTime,
+}
+
+impl ChatTemplate {
+    /// Checks and parses a template. `bos` and `eos` are what it finds as `bos_token` and `eos_token`.
+    pub fn new(source: &str, bos: &str, eos: &str) -> Result<ChatTemplate> {
+        Ok(ChatTemplate {
+            source: source.into(),
+            env: parsed(source)?,
+            bos: bos.into(),
+            eos: eos.into(),
+            controls: Specials::new(Vec::new()),
+            now: SystemTime::now,
+        })
+    }
+
+    /// Names the control tokens. They are needed for templates that rewrite what users say: see [`Self::render`].
+    #[must_use]
+    pub fn with_controls<'a>(mut self, texts: impl IntoIterator<Item = &'a str>) -> ChatTemplate {
+        let texts = texts.into_iter().filter(|text| !text.is_empty());
+        let texts: BTreeSet<&str> = texts.collect();
+        let special = |(id, text): (usize, &str)| Special { text: text.into(), id: id as u32, control: true };
+        self.controls = Specials::new(texts.into_iter().enumerate().map(special).collect());
+        self
+    }
+
+    /// With another clock.
+    #[must_use]
+    pub fn with_clock(mut self, now: fn() -> SystemTime) -> ChatTemplate {
+        self.now = now;
+        self
+    }
+
+    /// A file's own template, or ChatML if its vocabulary speaks it. `None` for a model that knows no conversation.
+    //= F-PIPE-169
+    pub fn from_metadata(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        let speaks_chatml = tokenizer.special("<|im_start|>").is_some() && tokenizer.special("<|im_end|>").is_some();
+        let source = match metadata.string(KEY)? {
+            Some(source) => source,
+            None if speaks_chatml => CHATML,
+            None => return Ok(None),
+        };
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or("");
+        let template = ChatTemplate::new(source, text(tokenizer.bos()), text(tokenizer.eos()))?;
+        Ok(Some(template.with_controls(tokenizer.controls())))
+    }
+
+    /// Lays out a conversation.
+    ///
+    /// The text is what the template makes of the messages as they are. Who wrote which letter is found by rendering
+    /// once more with marked messages (`origin`). A template that looks into messages (`'</think>' in content`) may say
+    /// something else then; such a rendering is dropped, and the control tokens that stand in the template's own source
+    /// are marked instead: all else is content. Either way no control token comes from a message.
+    //= F-PIPE-169
+    pub fn render(&self, messages: &[Message], tools: Option<&Json>, add_generation_prompt: bool) -> Result<Vec<Segment>> {
+        check(messages, tools)?;
+        let call = Call { messages, tools, add_generation_prompt, now: (self.now)() };
+        let plain = self.run(&self.env, &call, &self.bos, &self.eos, None)?;
+        if let Some(mark) = origin::unused(1, call.texts().chain([self.source.as_str()])) {
+            let marked = self.run(&self.env, &call, &self.bos, &self.eos, Some(mark[0]));
+            let segments = marked.map(|text| origin::segments(&text, mark[0])).unwrap_or_default();
+            if is_text(&segments, &plain) {
+                return Ok(segments);
+            }
+        }
+        Ok(self.render_by_source(&call).unwrap_or_else(|| vec![Segment::Content(plain)]))
+    }
+
+    /// Renders with every control token in the template's source replaced by a character that nobody else used.
+    fn render_by_source(&self, call: &Call) -> Option<Vec<Segment>> {
+        let names: Vec<&str> = self.controls.controls().collect();
+        let stand_ins = origin::unused(names.len(), call.texts().chain([self.source.as_str()]))?;
+        let stand_in = |text: &str| match self.controls.id_of(text) {
+            Some(n) => stand_ins[n as usize].to_string(),
+            None => text.to_string(),
+        };
+        let mut source = String::with_capacity(self.source.len());
+        let mut from = 0;
+        while let Some((token, n)) = self.controls.next(&self.source, from, |_| true) {
+            source.push_str(&self.source[from..token.start]);
+            source.push(stand_ins[n as usize]);
+            from = token.end;
+        }
+        source.push_str(&self.source[from..]);
+        let rendered =
+            self.run(&parsed(&source).ok()?, call, &stand_in(&self.bos), &stand_in(&self.eos), None).ok()?;
+
+        let mut segments = Vec::new();
+        for letter in rendered.chars() {
+            match stand_ins.binary_search(&letter) {
+                Ok(n) => names[n].chars().for_each(|c| origin::push(&mut segments, c, false)),
+                Err(_) => origin::push(&mut segments, letter, true),
+            }
+        }
+        Some(segments)
+    }
+
+    /// Runs the template; with a mark, on marked messages and tools.
+    fn run(&self, env: &Environment, call: &Call, bos: &str, eos: &str, mark: Option<char>) -> Result<String> {
+        let text = |text: &str| mark.map_or_else(|| text.to_string(), |mark| origin::marked(text, mark));
+        let turn = |m: &Message| context! { role => m.role.as_str(), content => text(&m.content) };
+        let messages: Vec<Value> = call.messages.iter().map(turn).collect();
+        let tools = call.tools.map(|tools| origin::value(tools, mark));
+        let input_bytes = call.texts().map(|t| t.len() + 64).sum::<usize>() * if mark.is_some() { 5 } else { 1 };
+
+        let mut env = env.clone();
+        python::install(&mut env, call.now);
+        bound::install(&mut env, limits::TEMPLATE_BYTES_MAX + 4 * input_bytes);
+        // Every byte of input may be copied some times; a fuel pays for 64 bytes.
+        env.set_fuel(Some(limits::TEMPLATE_FUEL + input_bytes as u64 / 4));
+        let template = env.get_template(KEY).map_err(|e| broken(&e))?;
+        let mut out = Capped { bytes: Vec::new(), max: limits::TEMPLATE_OUTPUT_MAX * if mark.is_some() { 5 } else { 1 } };
+        let given = context! {
+            messages,
+            tools,
+            documents => (),
+            add_generation_prompt => call.add_generation_prompt,
+            bos_token => bos,
+            eos_token => eos,
+        };
+        template.render_captured_to(given, &mut out).map(drop).map_err(|e| broken(&e))?;
+        String::from_utf8(out.bytes).map_err(|_| Error::new(Kind::Inference, "a chat template rendered no UTF-8"))
+    }
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate").field("bytes", &self.source.len()).finish_non_exhaustive()
+    }
+}
+
+/// What one rendering is given.
+struct Call<'a> {
+    messages: &'a [Message],
+    tools: Option<&'a Json>,
+    add_generation_prompt: bool,
+    /// One moment for all runs of a rendering.
+    now: SystemTime,
+}
+
+impl Call<'_> {
+    /// Every text from outside.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let contents = self.messages.iter().map(|m| m.content.as_str());
+        contents.chain(self.tools.map(origin::texts).unwrap_or_default())
+    }
+}
+
+/// The environment HuggingFace compiles chat templates in.
+fn parsed(source: &str) -> Result<Environment<'static>> {
+    let source = source::prepared(source).map_err(|refused| {
+        let kind = if refused.too_large { Kind::TooLarge } else { Kind::Malformed };
+        Error::new(kind, format!("the chat template cannot be used: {}", refused.what)).at(Place::Key(KEY.into()))
+    })?;
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.map_err(|e| broken(&e))?);
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_recursion_limit(limits::TEMPLATE_DEPTH_MAX);
+    env.set_debug(false);
+    env.add_template_owned(KEY, source).map_err(|e| broken(&e))?;
+    Ok(env)
+}
+
+fn check(messages: &[Message], tools: Option<&Json>) -> Result<()> {
+    let usage = |what: String| Error::new(Kind::Usage, what);
+    if messages.is_empty() {
+        return Err(usage("a conversation needs at least one message".into()));
+    }
+    if let Some(m) = messages.iter().find(|m| !ROLES.contains(&m.role.as_str())) {
+        return Err(usage(format!("unknown role {}", quoted(&m.role))).hint(format!("known: {}", ROLES.join(", "))));
+    }
+    if tools.is_some_and(|tools| too_deep(tools, limits::TEMPLATE_VALUE_DEPTH_MAX)) {
+        return Err(usage(format!("tools are nested deeper than {}", limits::TEMPLATE_VALUE_DEPTH_MAX)));
+    }
+    let bytes: usize = messages.iter().map(|m| m.content.len()).sum::<usize>()
+        + tools.map_or(0, |tools| origin::texts(tools).iter().map(|t| t.len()).sum());
+    if bytes > limits::PROMPT_BYTES_MAX {
+        let what = format!("the conversation has {bytes} bytes; at most {} are supported", limits::PROMPT_BYTES_MAX);
+        return Err(Error::new(Kind::TooLarge, what));
+    }
+    Ok(())
+}
+
+fn too_deep(value: &Json, depth: usize) -> bool {
+    match value {
+        Json::Array(items) => depth == 0 || items.iter().any(|item| too_deep(item, depth - 1)),
+        Json::Object(map) => depth == 0 || map.values().any(|item| too_deep(item, depth - 1)),
+        _ => false,
+    }
+}
+
+/// Whether the segments, one after the other, are this text.
+fn is_text(segments: &[Segment], text: &str) -> bool {
+    let mut rest = text;
+    let all = segments.iter().all(|segment| {
+        let (Segment::Scaffold(part) | Segment::Content(part)) = segment;
+        let after = rest.strip_prefix(part.as_str());
+        rest = after.unwrap_or("");
+        after.is_some()
+    });
+    all && rest.is_empty()
+}
+
+/// What the engine says, as an error of ours.
+fn broken(error: &minijinja::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        if let Some(python::Raised(message)) = e.downcast_ref() {
+            return Error::new(Kind::Usage, format!("the chat template refuses the conversation: {}", quoted(message)));
+        }
+        cause = e.source();
+    }
+    let kind = match error.kind() {
+        ErrorKind::OutOfFuel | ErrorKind::WriteFailure => Kind::TooLarge,
+        _ => Kind::Malformed,
+    };
+    let detail = error.detail().map(|d| format!(" ({})", quoted(d))).unwrap_or_default();
+    let line = error.line().map(|n| format!(", line {n}")).unwrap_or_default();
+    Error::new(kind, format!("the chat template fails: {}{detail}{line}", error.kind())).at(Place::Key(KEY.into()))
+}
+
+/// Collects output up to a limit.
+struct Capped {
+    bytes: Vec<u8>,
+    max: usize,
+}
+
+impl io::Write for Capped {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + part.len() > self.max {
+            return Err(io::Error::other("the chat template writes too much"));
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! The public API of the specification's section 5.3, as its callers write it, on the trained fixture.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use engine::{InferenceConfig, Kind, Options, Silent, TraceConfig, run, run_inference};
+
+/// The smallest model among the fixtures.
+fn model() -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
+    let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap());
+    let models = files.filter(|e| e.path().extension().is_some_and(|x| x == "gguf"));
+    models.min_by_key(|e| e.metadata().unwrap().len()).unwrap().path()
+}
+
+/// The futures of the API do their work in the first poll.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("still pending after one poll"),
+    }
+}
+
+#[test]
+fn the_literal_of_the_specification_compiles_and_answers() {
+    // Section 5.2, with the field `verbose` that section 5.3 gives TraceConfig.
+    let trace: Option<TraceConfig> = None;
+    let config = InferenceConfig {
+        model_path: model(),
+        prompt: Some("What is 2+2?".into()),
+        max_tokens: 32,
+        temperature: 0.0,
+        verbose: false,
+        trace: trace.map(|t| TraceConfig { enabled: true, steps: t.steps, output: t.output, verbose: t.verbose }),
+        gpu: false,
+    };
+    let result = now(run_inference(config)).unwrap();
+    assert!(result.text.contains('4'), "{}", result.text);
+    assert!(result.tokens_generated > 0 && result.duration_ms > 0.0 && result.tokens_per_second > 0.0);
+    assert!(result.trace.is_none());
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused() {
+    let ask = |change: &dyn Fn(&mut InferenceConfig)| {
+        let mut config = InferenceConfig { prompt: Some("hi".into()), ..InferenceConfig::new(model()) };
+        change(&mut config);
+        run(&config, &Options::default(), &mut Silent).map(|o| o.answer.text).unwrap_err().kind
+    };
+    assert_eq!(ask(&|c| c.gpu = true), Kind::Unsupported);
+    assert_eq!(ask(&|c| c.trace = Some(TraceConfig { enabled: true, ..TraceConfig::default() })), Kind::Unsupported);
+    assert_eq!(ask(&|c| c.prompt = None), Kind::Usage);
+    assert_eq!(ask(&|c| c.model_path = "nowhere.gguf".into()), Kind::NotFound);
+}
+
+#[test]
+fn chunks_and_threads_change_no_token() {
+    let config = InferenceConfig {
+        prompt: Some("Write a Python function that adds two numbers.".into()),
+        ..InferenceConfig::new(model())
+    };
+    let tokens = |threads, prefill_chunk| {
+        let options = Options { threads: Some(threads), prefill_chunk, ..Options::default() };
+        run(&config, &options, &mut Silent).unwrap().answer.tokens
+    };
+    let reference = tokens(1, 512);
+    assert!(reference.len() > 5);
+    for (threads, chunk) in [(1, 1), (2, 7), (3, 16), (4, 512)] {
+        assert_eq!(tokens(threads, chunk), reference, "{threads} threads, chunks of {chunk}");
+    }
+}

@@ -1,0 +1,23 @@
+//! `evil-apr`: the real `apr` (path in `APR_REAL`), misbehaving as `EVIL` says. What it can do is the table in
+//! `falsify::sabotage::evil_apr`; this file only looks the name up.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stderr)]
+
+use std::process::ExitCode;
+
+use falsify::sabotage::{self, Means, evil_apr::Real};
+
+fn main() -> ExitCode {
+    let how = std::env::var("EVIL").unwrap_or_default();
+    let Some(real) = Real::from_env() else {
+        eprintln!("evil-apr: APR_REAL names no program");
+        return ExitCode::from(99);
+    };
+    match sabotage::find(&how).map(|s| &s.means) {
+        Some(Means::EvilApr(misbehave)) => ExitCode::from(misbehave(real)),
+        _ => {
+            eprintln!("evil-apr: EVIL={how} is not a way to misbehave");
+            ExitCode::from(99)
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! F-CLI: commands, flags and exit codes, watched from outside.
+//!
+//! Exit codes and flag names stand here as the contract says them, not as the product's source does.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::Check;
+use crate::ask::{self, OPEN_PROMPT, PROMPTS, answered, ask, closed, printed, report};
+use crate::child::Output;
+use crate::subject::Subject;
+use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak};
+
+/// The written rows of this prefix.
+pub static CHECKS: &[(&str, Check)] = &[
+    ("F-CLI-001", f_cli_001),
+    ("F-CLI-002", f_cli_002),
+    ("F-CLI-003", f_cli_003),
+    ("F-CLI-007", f_cli_007),
+    ("F-CLI-008", f_cli_008),
+    ("F-CLI-009", f_cli_009),
+    ("F-CLI-011", f_cli_011),
+    ("F-CLI-012", f_cli_012),
+    ("F-CLI-014", f_cli_014),
+    ("F-CLI-020", f_cli_020),
+];
+
+/// Options of `apr run` that the help has to name. An option that lands in the product lands here too.
+const RUN_OPTIONS: &[&str] = &[
+    "--max-tokens",
+    "--temperature",
+    "--top-k",
+    "--top-p",
+    "--min-p",
+    "--repeat-penalty",
+    "--seed",
+    "--threads",
+    "--ctx-size",
+    "--system",
+    "--raw",
+    "--json",
+    "--verbose",
+    "--quiet",
+    "--gpu",
+    "--no-gpu",
+    "--help",
+];
+
+/// Subcommands that `apr --help` has to name.
+const COMMANDS: &[&str] = &["run"];
+
+/// Lines that `--verbose` adds, by their beginnings (section 2.2).
+const VERBOSE_LINES: &[&str] =
+    &["Loading model:", "Format: GGUF", "Tensors:", "Backend:", "Model loaded in", "Architecture:", "Performance:"];
+
+fn has_line(text: &str, beginning: &str) -> bool {
+    text.lines().any(|l| l.trim_start().starts_with(beginning))
+}
+
+/// `apr run model.gguf "prompt"` executes without panic: typed, piped and dashed.
+pub fn f_cli_001(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run on the q8_0 fixture: prompt as argument, from a pipe, from '-'");
+    let model = s.model()?;
+    for prompt in PROMPTS {
+        let run = |words: &[&str]| s.apr(["run"]).args([model.as_os_str()]).args(words).args(["--max-tokens", "24"]);
+        let typed = answered(run(&[prompt, "--temperature", "0"]))?;
+        let some = !typed.out().trim().is_empty();
+        t.hold(some, || typed.refute("there is an answer", "an empty standard output", "text"))?;
+        let piped = answered(run(&["--temperature", "0"]).stdin(*prompt))?;
+        let dashed = answered(run(&["-", "--temperature", "0"]).stdin(*prompt))?;
+        for (how, out) in [("from a pipe", piped), ("from '-'", dashed)] {
+            let criterion = format!("a prompt {how} is the same prompt");
+            t.hold(out.stdout == typed.stdout, || out.refute(&criterion, out.out(), typed.out()))?;
+        }
+    }
+    t.done()
+}
+
+/// `apr run` without model shows usage help.
+pub fn f_cli_002(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run without arguments, apr run with flags only");
+    for args in [&["run"][..], &["run", "--max-tokens", "8"]] {
+        let out = s.apr(args).judged()?;
+        t.hold(out.code() == Some(2), || out.refute("usage errors exit 2", format!("{:?}", out.code()), "2"))?;
+        let err = out.err();
+        let usage = err.contains("Usage:") && err.contains("apr run") && err.to_lowercase().contains("model");
+        t.hold(usage, || out.refute("standard error shows the usage", &*err, "'Usage: apr run' and the model"))?;
+        t.hold(out.stdout.is_empty(), || out.refute("standard output stays empty", out.out(), ""))?;
+    }
+    t.done()
+}
+
+/// `apr run nonexistent.gguf` shows "file not found".
+pub fn f_cli_003(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run on names of no file, with and without a prompt");
+    let elsewhere = s.scratch()?.join("nonexistent.gguf");
+    for name in ["nonexistent.gguf", "./no/such/folder/model.gguf", &elsewhere.to_string_lossy()] {
+        for prompt in [None, Some("2+2?")] {
+            let out = s.apr(["run", name]).args(prompt).judged()?;
+            t.hold(out.code() == Some(3), || out.refute("a missing file exits 3", format!("{:?}", out.code()), "3"))?;
+            let err = out.err();
+            let file = Path::new(name).file_name().unwrap_or_default().to_string_lossy();
+            let clear = err.to_lowercase().contains("file not found") && err.contains(&*file);
+            t.hold(clear, || out.refute("the message says what is missing", &*err, "'file not found' and the name"))?;
+            let short = err.trim_end().lines().count() == 1 && out.stdout.is_empty();
+            t.hold(short, || out.refute("one human line on standard error", &*err, "one line"))?;
+        }
+    }
+    t.done()
+}
+
+/// `--help` shows all options.
+pub fn f_cli_007(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr --help, apr run --help and -h");
+    let top = answered(s.apr(["--help"]))?;
+    for command in COMMANDS {
+        let named = has_line(&top.out(), command);
+        t.hold(named, || top.refute("apr --help lists every command", top.out(), *command))?;
+    }
+    let help = answered(s.apr(["run", "--help"]))?;
+    t.hold(help.stderr.is_empty(), || help.refute("help goes to standard output", help.err(), ""))?;
+    let text = help.out();
+    let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
+    for option in RUN_OPTIONS {
+        t.hold(words.contains(option), || help.refute("apr run --help names every option", &*text, *option))?;
+    }
+    // The other way round: what the help names must exist. A flag without its value may be refused, not unknown.
+    for option in words.iter().filter(|w| w.len() > 3 && w.starts_with("--") && !["--help", "--version"].contains(w)) {
+        let out = s.apr(["run", option]).judged()?;
+        let known = !out.err().contains("unexpected argument") && !out.err().contains("unrecognized");
+        t.hold(known, || out.refute("every option that the help names is accepted", out.err(), *option))?;
+    }
+    let short = answered(s.apr(["run", "-h"]))?;
+    t.hold(!short.stdout.is_empty(), || short.refute("-h shows help too", "nothing", "help"))?;
+    t.done()
+}
+
+/// `--version` shows version.
+pub fn f_cli_008(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr --version and -V");
+    let want = format!("apr {}", env!("CARGO_PKG_VERSION"));
+    for flag in ["--version", "-V"] {
+        let out = answered(s.apr([flag]))?;
+        let text = out.out();
+        // Build details may follow the number, on the same line.
+        let shown = text.lines().count() == 1 && text.starts_with(&want) && out.stderr.is_empty();
+        t.hold(shown, || out.refute("one line with name and version", &*text, &*want))?;
+    }
+    t.done()
+}
+
+/// `-v/--verbose` enables verbose output, on standard error, and changes nothing else.
+pub fn f_cli_009(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run plain, -v and --verbose on the q8_0 fixture");
+    let flags = ["--max-tokens", "16"];
+    let plain = answered(ask(s, PROMPTS[0], &flags)?)?;
+    for line in VERBOSE_LINES {
+        t.hold(!has_line(&plain.err(), line), || plain.refute("no details unless asked", plain.err(), ""))?;
+    }
+    for flag in ["-v", "--verbose"] {
+        let out = answered(ask(s, PROMPTS[0], &flags)?.args([flag]))?;
+        for line in VERBOSE_LINES {
+            let shown = has_line(&out.err(), line);
+            t.hold(shown, || out.refute(&format!("{flag} shows details"), out.err(), *line))?;
+        }
+        let same = out.stdout == plain.stdout;
+        t.hold(same, || out.refute("standard output is the answer alone", out.out(), plain.out()))?;
+    }
+    t.done()
+}
+
+/// `--max-tokens N` limits generation.
+pub fn f_cli_011(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run --max-tokens 1, 2, 3, 8 beside the whole answer of at least 12 tokens");
+    let (prompt, whole) = ask::long(s, 12)?;
+    t.number("tokens of the whole answer", whole.tokens as f64);
+    let mut shorter = 0;
+    for n in [1u64, 2, 3, 8] {
+        let flags = ["--max-tokens", &n.to_string()];
+        let cut = report(s, prompt, &flags)?;
+        t.equal("exactly N tokens of a longer answer", &cut.tokens, &n)?;
+        let refute = |criterion: &str, want: String| Refutation::new(criterion, &*cut.text, want).repro(&*cut.repro);
+        let begins = whole.text.starts_with(cut.text.trim_end_matches('\u{fffd}'));
+        t.hold(begins, || refute("the cut answer begins the whole one", whole.text.clone()))?;
+        let grows = cut.text.len() > shorter && cut.text.len() < whole.text.len();
+        t.hold(grows, || refute("a larger N gives more text", format!("{shorter} to {} bytes", whole.text.len())))?;
+        shorter = cut.text.len();
+        t.equal("plain output is cut alike", &printed(s, prompt, &flags)?, &closed(&cut.text))?;
+    }
+    t.done()
+}
+
+/// `--temperature T` affects sampling: none at 0, variety at 2, the same draw for the same seed.
+pub fn f_cli_012(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run, temperature 0 and 2, 12 seeds each");
+    // Nothing but the temperature decides: the other filters are off.
+    let open = ["--top-k", "0", "--top-p", "1", "--min-p", "0", "--max-tokens", "24"];
+    let draw = |temperature: &str, seed: u32| {
+        let seed = seed.to_string();
+        printed(s, OPEN_PROMPT, &[&["--temperature", temperature, "--seed", &seed], &open[..]].concat())
+    };
+    let greedy = draw("0", 1)?;
+    let mut hot = BTreeSet::new();
+    for seed in 1..=12 {
+        t.equal("temperature 0 gives one answer for every seed", &draw("0", seed)?, &greedy)?;
+        hot.insert(draw("2", seed)?);
+    }
+    t.number("distinct answers of 12 seeds at temperature 2", hot.len() as f64);
+    let varied = hot.len() > 1;
+    t.hold(varied, || {
+        Refutation::new("temperature 2 gives more than one answer", "one answer for 12 seeds", "several")
+    })?;
+    t.equal("a seed repeats its draw", &draw("2", 7)?, &draw("2", 7)?)?;
+    t.done()
+}
+
+/// `--no-gpu` forces CPU path: it says so, no driver is loaded, and `--gpu` beside it is refused.
+pub fn f_cli_014(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run --no-gpu, with the loader's list of opened libraries");
+    let log = s.scratch()?.join("opened");
+    let run = ask(s, PROMPTS[0], &["--no-gpu", "--verbose", "--max-tokens", "8"])?;
+    let out = answered(run.env("LD_DEBUG", "files").env("LD_DEBUG_OUTPUT", &log))?;
+    let backend = out.err().lines().find(|l| l.starts_with("Backend:")).unwrap_or("no Backend line").to_string();
+    let on_cpu = backend.to_lowercase().starts_with("backend: cpu");
+    t.hold(on_cpu, || out.refute("the backend is the CPU", &*backend, "Backend: CPU"))?;
+    let opened = opened_libraries(&log)?;
+    for driver in ["libcuda.so", "libnvidia", "libcudart"] {
+        let touched = opened.lines().find(|l| l.contains(driver)).unwrap_or_default();
+        t.hold(touched.is_empty(), || out.refute("no GPU driver is opened", touched, "no such library"))?;
+    }
+    if opened.is_empty() {
+        t.note("the dynamic loader left no list (a static binary, or not glibc): the Backend line is the only witness");
+    }
+    let both = ask(s, PROMPTS[0], &["--gpu", "--no-gpu", "--max-tokens", "8"])?.judged()?;
+    t.hold(both.code() == Some(2), || both.refute("--gpu --no-gpu is refused", format!("{:?}", both.code()), "2"))?;
+    t.done()
+}
+
+/// What glibc's loader wrote: one file per process, next to `log`.
+fn opened_libraries(log: &Path) -> Result<String, Halt> {
+    let Some(folder) = log.parent() else { return Ok(String::new()) };
+    let files = crate::subject::list(folder)?;
+    Ok(files.iter().map(|f| std::fs::read_to_string(f).unwrap_or_default()).collect())
+}
+
+/// Exit code 0 on success, non-zero on failure; each kind of failure its own.
+pub fn f_cli_020(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr on good input and on one bad input per kind of error");
+    let folder = s.scratch()?;
+    let write = |name: &str, bytes: &[u8]| -> Result<String, Halt> {
+        let file = folder.join(name);
+        std::fs::write(&file, bytes).map_err(crate::verdict::instrument)?;
+        Ok(file.to_string_lossy().into_owned())
+    };
+    let model = s.model()?.to_string_lossy().into_owned();
+    let whole = std::fs::read(&model).map_err(crate::verdict::instrument)?;
+    let garbage = write("garbage.gguf", &[b'x'; 4096])?;
+    let cut = write("cut.gguf", whole.get(..whole.len() / 2).ok_or_else(|| fixture_weak("an empty model file"))?)?;
+    let here = folder.to_string_lossy().into_owned();
+    let table: &[(&str, &[&str], i32)] = &[
+        ("success", &["run", &model, "2+2?", "--max-tokens", "4"], 0),
+        ("help", &["--help"], 0),
+        ("no command", &[], 2),
+        ("an unknown command", &["frobnicate"], 2),
+        ("an unknown flag", &["run", &model, "2+2?", "--frobnicate"], 2),
+        ("a value that is no number", &["run", &model, "2+2?", "--max-tokens", "many"], 2),
+        ("a missing file", &["run", "nonexistent.gguf", "2+2?"], 3),
+        ("a folder", &["run", &here, "2+2?"], 4),
+        ("garbage", &["run", &garbage, "2+2?"], 5),
+        ("half a file", &["run", &cut, "2+2?"], 5),
+    ];
+    for (what, args, want) in table {
+        let out = s.apr(*args).judged()?;
+        exits(&mut t, &out, what, *want)?;
+        let told = *want == 0 || !out.stderr.is_empty();
+        t.hold(told, || out.refute("a failure says something on standard error", "nothing", *what))?;
+    }
+    if Path::new("/dev/full").exists() {
+        let full = s.apr(["run", &model, "2+2?", "--max-tokens", "4"]).stdout_to("/dev/full").judged()?;
+        exits(&mut t, &full, "an answer that cannot be written", 8)?;
+        let told = !full.stderr.is_empty();
+        t.hold(told, || full.refute("a full disk is said on standard error", "nothing", "what could not be written"))?;
+    }
+    t.done()
+}
+
+fn exits(t: &mut Tally, out: &Output, what: &str, want: i32) -> Result<(), Halt> {
+    let observed = format!("{:?}: {}", out.code(), out.err().trim());
+    t.hold(out.code() == Some(want), || out.refute(&format!("{what} exits {want}"), observed, want.to_string()))
+}

@@ -1,0 +1,362 @@
+//! Runs a child process with a kill deadline and keeps everything it did: streams, arrival times, exit, peak memory.
+//!
+//! [`Run::judged`] turns what no `apr` may ever do (panic, die of a signal, hang) into a refutation, so that a check
+//! reads like its claim. On a terminal ([`Run::on_terminal`]) the child gets a real pseudo-terminal and `stdout` holds
+//! what the terminal received. It does not know what the child is.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::num::NonZeroU16;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::verdict::{Halt, Refutation, instrument};
+
+/// A child about to run.
+pub struct Run {
+    command: Command,
+    shown: Vec<String>,
+    stdin: Vec<u8>,
+    deadline: Duration,
+    stdout_to: Option<std::path::PathBuf>,
+    terminal: bool,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// Of a signal.
+    Signal(i32),
+    /// Killed at the deadline.
+    TimedOut,
+}
+
+/// Bytes that arrived together on standard output.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk {
+    /// Since the start of the child.
+    pub at: Duration,
+    /// How many.
+    pub bytes: usize,
+}
+
+/// Everything a child did.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// How it ended.
+    pub exit: Exit,
+    /// Standard output, or what the terminal received.
+    pub stdout: Vec<u8>,
+    /// Standard error; empty on a terminal.
+    pub stderr: Vec<u8>,
+    /// When standard output arrived.
+    pub chunks: Vec<Chunk>,
+    /// From start to end.
+    pub wall: Duration,
+    /// The largest resident memory seen, on Linux.
+    pub peak_rss_bytes: Option<u64>,
+    /// A shell command that does the same.
+    pub repro: String,
+}
+
+/// Terminal size given to children.
+pub const TERMINAL_ROWS: NonZeroU16 = NonZeroU16::new(50).unwrap();
+/// Terminal width given to children.
+pub const TERMINAL_COLUMNS: NonZeroU16 = NonZeroU16::new(100).unwrap();
+
+impl Run {
+    /// A run of this program. The environment is empty but for what a program needs to start.
+    pub fn new(program: &OsStr) -> Run {
+        let mut command = Command::new(program);
+        command.env_clear();
+        for name in ["PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SystemRoot"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
+        let shown = vec![shell_word(program)];
+        let deadline = Duration::from_secs(60);
+        Run { command, shown, stdin: Vec::new(), deadline, stdout_to: None, terminal: false }
+    }
+
+    /// Adds arguments.
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Run {
+        for a in args {
+            self.shown.push(shell_word(a.as_ref()));
+            self.command.arg(a);
+        }
+        self
+    }
+
+    /// Sets a variable of the child's environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Run {
+        self.shown.insert(0, format!("{name}={}", shell_word(value.as_ref())));
+        self.command.env(name, value);
+        self
+    }
+
+    /// Gives it these bytes on standard input. Without this it reads an empty input.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Run {
+        self.stdin = bytes.into();
+        let text = String::from_utf8_lossy(&self.stdin);
+        let shown: String = text.chars().take(80).collect();
+        self.shown.insert(0, format!("printf %s {} |", shell_word(OsStr::new(&shown))));
+        self
+    }
+
+    /// Kills it after this long, 60 seconds by default.
+    pub fn deadline(mut self, d: Duration) -> Run {
+        self.deadline = d;
+        self
+    }
+
+    /// Sends its standard output to a file, such as `/dev/full`.
+    pub fn stdout_to(mut self, file: &str) -> Run {
+        self.stdout_to = Some(file.into());
+        self
+    }
+
+    /// Runs it on a terminal of its own.
+    pub fn on_terminal(mut self) -> Run {
+        self.terminal = true;
+        self
+    }
+
+    /// Runs it. The error is the instrument's: the child could not be started or watched.
+    pub fn output(self) -> Result<Output, Halt> {
+        let repro = self.shown.join(" ");
+        run(self).map_err(|e| instrument(format!("cannot run {repro}: {e}")))
+    }
+
+    /// Runs it, and refutes if it panicked, died of a signal or had to be killed.
+    pub fn judged(self) -> Result<Output, Halt> {
+        let out = self.output()?;
+        out.alive()?;
+        Ok(out)
+    }
+}
+
+impl Output {
+    /// The exit code; `None` for a signal or the deadline.
+    pub fn code(&self) -> Option<i32> {
+        if let Exit::Code(c) = self.exit { Some(c) } else { None }
+    }
+
+    /// Standard output as text.
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// A refutation that says how to see it again.
+    pub fn refute(&self, criterion: &str, observed: impl Into<String>, expected: impl Into<String>) -> Refutation {
+        Refutation::new(criterion, observed, expected).repro(self.repro.clone())
+    }
+
+    /// No panic, no signal, no hang.
+    pub fn alive(&self) -> Result<(), Halt> {
+        let text = format!("{}{}", self.err(), self.out());
+        let panicked = text.lines().find(|l| l.starts_with("thread '") && l.contains("panicked at"));
+        let observed = match (self.exit, panicked) {
+            (_, Some(line)) => line.to_string(),
+            (Exit::Signal(n), None) => format!("died of signal {n}"),
+            (Exit::TimedOut, None) => format!("still running after {:.0} s", self.wall.as_secs_f64()),
+            (Exit::Code(_), None) => return Ok(()),
+        };
+        let refutation = self.refute("it ends by itself, without panic or signal", observed, "an exit code");
+        Err(Halt::Refuted(Refutation { crash: true, ..refutation }))
+    }
+}
+
+/// A stream being collected by a thread of its own.
+struct Collector {
+    bytes: Arc<Mutex<(Vec<u8>, Vec<Chunk>)>>,
+    thread: JoinHandle<()>,
+}
+
+impl Collector {
+    fn start(mut from: impl Read + Send + 'static, begun: Instant) -> Collector {
+        let bytes = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+        let into = bytes.clone();
+        let thread = thread::spawn(move || {
+            let mut buffer = [0u8; 1 << 16];
+            // A terminal whose other side is gone reads as an error, a pipe as zero bytes.
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                let chunk = Chunk { at: begun.elapsed(), bytes: n };
+                let Ok(mut kept) = into.lock() else { return };
+                kept.0.extend_from_slice(&buffer[..n]);
+                kept.1.push(chunk);
+            }
+        });
+        Collector { bytes, thread }
+    }
+
+    /// What arrived. A grandchild may hold the stream open after the child is gone: it is not waited for long.
+    fn finish(self) -> (Vec<u8>, Vec<Chunk>) {
+        let patience = Instant::now();
+        while !self.thread.is_finished() && patience.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.bytes.lock().map(|kept| kept.clone()).unwrap_or_default()
+    }
+}
+
+fn run(mut r: Run) -> std::io::Result<Output> {
+    let begun = Instant::now();
+    let (mut child, out, err) = if r.terminal { on_terminal(&mut r, begun)? } else { on_pipes(&mut r, begun)? };
+    if let Some(mut pipe) = child.stdin.take() {
+        let bytes = std::mem::take(&mut r.stdin);
+        // A child that does not read its input must not block us; one that closes it is its own affair.
+        thread::spawn(move || pipe.write_all(&bytes));
+    }
+    let (exit, peak_rss_bytes) = wait(&mut child, begun + r.deadline)?;
+    let wall = begun.elapsed();
+    let (stdout, chunks) = out.map(Collector::finish).unwrap_or_default();
+    let (stderr, _) = err.map(Collector::finish).unwrap_or_default();
+    Ok(Output { exit, stdout, stderr, chunks, wall, peak_rss_bytes, repro: r.shown.join(" ") })
+}
+
+type Started = (Child, Option<Collector>, Option<Collector>);
+
+fn on_pipes(r: &mut Run, begun: Instant) -> std::io::Result<Started> {
+    let stdout = match &r.stdout_to {
+        Some(file) => Stdio::from(std::fs::OpenOptions::new().write(true).open(file)?),
+        None => Stdio::piped(),
+    };
+    r.command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut r.command, 0);
+    let mut child = r.command.spawn()?;
+    let out = child.stdout.take().map(|s| Collector::start(s, begun));
+    let err = child.stderr.take().map(|s| Collector::start(s, begun));
+    Ok((child, out, err))
+}
+
+#[cfg(unix)]
+fn on_terminal(r: &mut Run, begun: Instant) -> std::io::Result<Started> {
+    let other = std::io::Error::other::<pty_process::Error>;
+    let (pty, pts) = pty_process::blocking::open().map_err(other)?;
+    pty.resize(pty_process::Size::new(TERMINAL_ROWS.get(), TERMINAL_COLUMNS.get())).map_err(other)?;
+    let command = std::mem::replace(&mut r.command, Command::new(OsString::new()));
+    let child = pty_process::blocking::Command::from(command).spawn(pts).map_err(other)?;
+    if !r.stdin.is_empty() {
+        (&pty).write_all(&r.stdin)?;
+    }
+    Ok((child, Some(Collector::start(pty, begun)), None))
+}
+
+#[cfg(not(unix))]
+fn on_terminal(_: &mut Run, _: Instant) -> std::io::Result<Started> {
+    Err(std::io::Error::other("no pseudo-terminal on this system"))
+}
+
+/// Waits until the child ends or the deadline passes, watching its memory.
+fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<(Exit, Option<u64>)> {
+    let mut peak = None;
+    loop {
+        peak = peak_rss(child.id()).or(peak);
+        if let Some(status) = child.try_wait()? {
+            return Ok((exit_of(status), peak));
+        }
+        if Instant::now() >= deadline {
+            kill_group(child);
+            child.wait()?;
+            return Ok((Exit::TimedOut, peak));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(unix)]
+fn exit_of(status: std::process::ExitStatus) -> Exit {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(c), _) => Exit::Code(c),
+        (None, s) => Exit::Signal(s.unwrap_or(0)),
+    }
+}
+
+#[cfg(not(unix))]
+fn exit_of(status: std::process::ExitStatus) -> Exit {
+    Exit::Code(status.code().unwrap_or(-1))
+}
+
+/// Kills the child and what it started: an evil wrapper has the real `apr` below it.
+fn kill_group(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
+}
+
+/// `VmHWM` of a running process: the high-water mark, so a late look misses nothing but the last moment.
+fn peak_rss(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// A word as one would type it into a shell.
+fn shell_word(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:,+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Run {
+        Run::new(OsStr::new("/bin/sh")).args(["-c", script])
+    }
+
+    #[test]
+    fn streams_exit_and_input_are_kept_apart() {
+        let o = sh("cat; echo oops >&2; exit 3").stdin("hello").output().unwrap();
+        assert_eq!((o.out().as_str(), o.err().as_str(), o.code()), ("hello", "oops\n", Some(3)));
+    }
+
+    #[test]
+    fn hangs_signals_and_panics_refute() {
+        let hung = sh("sleep 30 & wait").deadline(Duration::from_millis(100)).judged();
+        let dead = sh("kill -SEGV $$").judged();
+        let panicked = sh("echo \"thread 'main' panicked at src/main.rs:1:1:\" >&2; exit 101").judged();
+        for attempt in [hung, dead, panicked] {
+            assert!(matches!(attempt, Err(Halt::Refuted(r)) if r.crash));
+        }
+    }
+
+    #[test]
+    fn a_missing_program_is_the_instruments_fault() {
+        assert!(matches!(Run::new(OsStr::new("/nonexistent/apr")).judged(), Err(Halt::NotAttempted(_))));
+    }
+
+    #[test]
+    fn a_terminal_is_a_terminal() {
+        let script = "test -t 1 && stty size && echo yes";
+        assert_eq!(sh(script).on_terminal().output().unwrap().out(), "50 100\r\nyes\r\n");
+        assert_eq!(sh(script).output().unwrap().out(), "");
+    }
+
+    #[test]
+    fn arrival_times_show_streaming() {
+        let o = sh("echo a; sleep 0.1; echo b").output().unwrap();
+        assert_eq!(o.chunks.len(), 2);
+        assert!(o.chunks[1].at - o.chunks[0].at > Duration::from_millis(50));
+    }
+}

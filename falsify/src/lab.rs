@@ -1,0 +1,156 @@
+//! The engine in this process: opens models, runs tokens, watches operations. What numeric checks are made of.
+//!
+//! Every function takes the [`Subject`] or something opened through it, so that rewrites, evil backends and evil files
+//! reach whatever a check looks at. An error of the engine where a healthy one has none is a refutation.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use compute::backend::{NoTap, RowOutput, Tap};
+use compute::cpu::{Cpu, isa::Isa};
+use compute::plain::Plain;
+use compute::{Backend, Interest, Tag, Want};
+use engine::program::{Stage, untag};
+use engine::sample::Sampling;
+use engine::session::{Answer, Generation, Loaded, PREFILL_CHUNK, Prompt, Session};
+
+use crate::sabotage::evil_backend::EvilBackend;
+use crate::subject::Subject;
+use crate::verdict::{Halt, Refutation, instrument};
+
+/// How to open a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Instruction set; the best one if none.
+    pub isa: Option<&'static str>,
+    /// Workers.
+    pub threads: usize,
+    /// The oracle backend instead of the CPU backend.
+    pub oracle: bool,
+    /// Show every operation to the tap of [`watch`].
+    pub watched: bool,
+    /// Positions; the model's own if none.
+    pub context: Option<usize>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { isa: None, threads: 2, oracle: false, watched: false, context: None }
+    }
+}
+
+/// Opens a model as the subject would, or refutes.
+pub fn open(s: &Subject, path: &Path, setup: Setup) -> Result<Loaded, Halt> {
+    try_open(s, path, setup)?.map_err(|e| {
+        Refutation::new("the engine opens the model", e.to_string(), format!("{} opens", path.display())).into()
+    })
+}
+
+/// The error with which the engine refuses a file, or a refutation that it does not.
+pub fn refusal(s: &Subject, path: &Path) -> Result<engine::Error, Halt> {
+    match try_open(s, path, Setup::default())? {
+        Err(error) => Ok(error),
+        Ok(_) => Err(Refutation::new("the engine refuses the file", "it opened", "an error").into()),
+    }
+}
+
+/// What the engine says to a file.
+pub fn try_open(s: &Subject, path: &Path, setup: Setup) -> Result<engine::Result<Loaded>, Halt> {
+    let isa = match setup.isa {
+        None => Isa::detect(),
+        Some(name) => Isa::from_name(name).ok_or_else(|| instrument(format!("this processor has no {name}")))?,
+    };
+    let cpu = Cpu { isa, threads: setup.threads };
+    let sound: &dyn Backend = if setup.oracle { &Plain } else { &cpu };
+    let evil = s.evil_backend.map(|evil| EvilBackend { inner: sound, evil });
+    let backend = evil.as_ref().map_or(sound, |e| e as &dyn Backend);
+    let interest = if setup.watched { Interest::Everything } else { Interest::Nothing };
+    Ok(Loaded::open_rewritten(path, backend, setup.context, &interest, |program| {
+        if let Some(rewrite) = s.rewrite {
+            rewrite(program);
+        }
+    }))
+}
+
+/// Ids of a user's prompt through the model's chat template.
+pub fn chat_ids(model: &Loaded, prompt: &str) -> Result<Vec<u32>, Halt> {
+    running("the prompt encodes", model.encode_prompt(&Prompt { text: prompt, system: None, raw: false }))
+}
+
+/// The value of an engine call that a healthy engine does without an error.
+pub fn running<T>(what: &str, result: engine::Result<T>) -> Result<T, Halt> {
+    result.map_err(|e| Refutation::new(what, e.to_string(), "no error").into())
+}
+
+/// Runs ids from position 0 in chunks; gives every row's output.
+pub fn rows(model: &mut Loaded, ids: &[u32], chunk: usize, want: Want) -> Result<Vec<RowOutput>, Halt> {
+    let mut session = Session::new(model);
+    let mut out = Vec::new();
+    for part in ids.chunks(chunk) {
+        running("a step runs", session.feed(part, want, want, &mut NoTap))?;
+        out.extend_from_slice(&session.output().rows);
+    }
+    Ok(out)
+}
+
+/// A greedy answer to prompt ids.
+pub fn greedy(model: &mut Loaded, ids: &[u32], max_tokens: usize) -> Result<Answer, Halt> {
+    answer(model, ids, max_tokens, Sampling::default(), PREFILL_CHUNK)
+}
+
+/// An answer to prompt ids.
+pub fn answer(
+    model: &mut Loaded,
+    ids: &[u32],
+    max_tokens: usize,
+    sampling: Sampling,
+    prefill_chunk: usize,
+) -> Result<Answer, Halt> {
+    let generation = Generation { max_tokens, sampling, stops: Vec::new(), prefill_chunk };
+    let never = AtomicBool::new(false);
+    running("it generates", Session::new(model).generate(ids, &generation, &mut engine::Silent, &never))
+}
+
+/// What a tap saw: `[rows, width]` of every operation's output, by layer and stage.
+#[derive(Default)]
+pub struct Seen {
+    /// Rows of the batch.
+    pub rows: usize,
+    /// Values, row after row.
+    pub values: BTreeMap<(usize, u16), Vec<f32>>,
+    /// Logits of each row.
+    pub outputs: Vec<RowOutput>,
+}
+
+impl Tap for Seen {
+    fn observe(&mut self, _: usize, tag: Tag, rows: usize, values: &[f32]) {
+        self.rows = rows;
+        if let Some((layer, stage)) = untag(tag) {
+            self.values.insert((layer, stage as u16), values.to_vec());
+        }
+    }
+}
+
+impl Seen {
+    /// The output of a stage of a layer.
+    pub fn of(&self, layer: usize, stage: Stage) -> Result<&[f32], Halt> {
+        let found = self.values.get(&(layer, stage as u16)).map(Vec::as_slice);
+        found.ok_or_else(|| {
+            Refutation::new("the program has every stage", format!("no {stage:?} in layer {layer}"), "its output").into()
+        })
+    }
+}
+
+/// Runs ids in one batch on a model that was opened `watched`, and keeps what every operation wrote.
+pub fn watch(model: &mut Loaded, ids: &[u32]) -> Result<Seen, Halt> {
+    let mut seen = Seen::default();
+    let mut session = Session::new(model);
+    // Non-finite numbers are what some checks look for: the guard's error is not a reason to stop here.
+    let _guarded = session.feed(ids, Want::Logits, Want::Logits, &mut seen);
+    seen.outputs = session.output().rows.clone();
+    if seen.rows == 0 {
+        return Err(instrument("the tap saw nothing: the model was not opened watched"));
+    }
+    Ok(seen)
+}

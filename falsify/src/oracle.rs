@@ -1,0 +1,486 @@
+//! What other programs answered, and how the engine is held against it.
+//!
+//! [`golden`] reads `golden/llama/NAME.json`: llama.cpp's greedy tokens for a model of the forge or a fixture, with the
+//! best logits and the margin between the first two at every position that was kept. Three comparisons:
+//!
+//! - [`teacher_forced`]: the engine is given llama.cpp's tokens, and its most likely token is compared at each position.
+//!   Where llama.cpp's margin exceeds `epsilon` (twice what llama.cpp differs from itself when it computes the same file
+//!   otherwise), another token refutes. Below that it is a near tie, and too large a share of differing ones refutes.
+//! - [`free_running`]: the engine goes its own way; ids, ending and text are compared up to the first near tie that went
+//!   the other way.
+//! - [`exact`]: the logits of the `plain` backend against llama.cpp's on weights decoded to F32: no rounding of
+//!   activations on either side, so the bound is a hundred times smaller and a wrong bit in a block shows.
+//!
+//! [`blocks`] reads `golden/formats.json`: blocks of every number format and the values that the `gguf` package decodes
+//! them to. A file that is not there is a broken instrument: no case is left out in silence.
+
+use std::path::PathBuf;
+
+use compute::backend::{NoTap, RowOutput};
+use compute::{Format, Want};
+use engine::session::{Finish, Loaded, Session};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::lab;
+use crate::subject::Subject;
+use crate::verdict::{Halt, Refutation, Tally, instrument};
+
+/// Answers of llama.cpp for one model.
+#[derive(Clone, Debug)]
+pub struct Golden {
+    /// Of the model: a name of the forge, or the stem of a fixture.
+    pub name: String,
+    /// SHA-256 of the model file that was asked.
+    pub sha256: String,
+    /// A margin above this is decisive.
+    pub epsilon: f64,
+    /// Share of positions that may differ, all of them near ties.
+    pub near_ties_allowed: f64,
+    /// Every token after which llama.cpp stops.
+    pub ends: Vec<u32>,
+    /// Prompts and what came of them.
+    pub cases: Vec<Case>,
+    source: Source,
+}
+
+/// One prompt and llama.cpp's answer.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Unique in its file.
+    pub name: String,
+    /// The prompt as text, control tokens and all; `None` where it was made as ids.
+    pub text: Option<String>,
+    /// The conversation that `text` was rendered from.
+    pub messages: Option<Vec<Turn>>,
+    /// Tools that were offered beside it.
+    pub tools: Option<Value>,
+    /// Ids of the prompt, by llama.cpp's tokenizer.
+    pub prompt: Vec<u32>,
+    /// Greedy continuation. Where it [`Case::ends`], the last one is the end token.
+    pub greedy: Vec<u32>,
+    /// Whether it came to an end by itself.
+    pub ends: bool,
+    /// Its text, end token left out, where that is UTF-8.
+    pub reply: Option<String>,
+    /// The position of the first of `rows`.
+    pub from: usize,
+    /// One for each position from `from` on, the last greedy token left out.
+    pub rows: Vec<Best>,
+    /// The same, computed from decoded weights without rounding activations. Empty for most cases.
+    pub exact: Vec<Best>,
+}
+
+/// A message of a conversation.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Turn {
+    /// `system`, `user`, `assistant`, `tool`.
+    pub role: String,
+    /// Its words.
+    pub content: String,
+}
+
+/// The best logits of one position.
+#[derive(Clone, Debug)]
+pub struct Best {
+    /// By how much the best one leads.
+    pub margin: f64,
+    /// `ln(sum(exp(logit)))`.
+    pub log_sum_exp: f64,
+    /// Ids and logits, best first.
+    pub best: Vec<(u32, f64)>,
+}
+
+impl Best {
+    /// The most likely token.
+    pub fn id(&self) -> u32 {
+        self.best.first().map_or(0, |b| b.0)
+    }
+}
+
+impl Case {
+    /// Everything that was run: the prompt and the answer but for its last token.
+    pub fn ids(&self) -> Vec<u32> {
+        let answer = self.greedy.split_last().map_or(&[][..], |(_, before)| before);
+        [&self.prompt, answer].concat()
+    }
+
+    /// llama.cpp's logits that token `step` of the answer was chosen from.
+    pub fn row_of_step(&self, step: usize) -> Option<&Best> {
+        self.rows.get((self.prompt.len() - 1 + step).checked_sub(self.from)?)
+    }
+}
+
+// ---- reading
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    /// A name of the forge.
+    Forge(String),
+    /// A file of the repository.
+    File(String),
+    /// Made by a script, and not kept.
+    Made(String),
+}
+
+#[derive(Deserialize)]
+struct StoredFile {
+    model: StoredModel,
+    /// The file that holds the questions, or a remark.
+    prompts: String,
+    judge: Judge,
+    eog: Vec<u32>,
+    cases: Vec<StoredCase>,
+}
+
+#[derive(Deserialize)]
+struct StoredModel {
+    name: String,
+    source: Source,
+    sha256: String,
+}
+
+#[derive(Deserialize)]
+struct Judge {
+    epsilon: f64,
+    near_ties_allowed: f64,
+}
+
+#[derive(Deserialize)]
+struct Questions {
+    cases: Vec<Question>,
+}
+
+#[derive(Clone, Deserialize)]
+struct Question {
+    name: String,
+    text: Option<String>,
+    messages: Option<Vec<Turn>>,
+    tools: Option<Value>,
+    prompt: Option<Vec<u32>>,
+}
+
+#[derive(Deserialize)]
+struct StoredCase {
+    #[serde(flatten)]
+    question: Question,
+    greedy: Vec<u32>,
+    end: String,
+    reply: Option<String>,
+    from: usize,
+    rows: Vec<Vec<f64>>,
+    #[serde(default)]
+    exact: Vec<Vec<f64>>,
+}
+
+/// llama.cpp's answers for this model.
+pub fn golden(s: &Subject, name: &str) -> Result<Golden, Halt> {
+    let file = format!("llama/{name}.json");
+    let broken = |what: String| instrument(format!("golden/{file}: {what}"));
+    let stored: StoredFile = serde_json::from_str(&s.golden_text(&file)?).map_err(|e| broken(e.to_string()))?;
+    let shared: Vec<Question> = match stored.prompts.ends_with(".json") {
+        false => Vec::new(),
+        true => {
+            let text = s.golden_text(&format!("llama/{}", stored.prompts))?;
+            serde_json::from_str::<Questions>(&text).map_err(|e| broken(e.to_string()))?.cases
+        }
+    };
+    let cases: Vec<Case> = stored.cases.into_iter().map(|c| case(c, &shared)).collect::<Result<_, _>>().map_err(broken)?;
+    if cases.is_empty() {
+        return Err(broken("it has no cases".into()));
+    }
+    Ok(Golden {
+        name: stored.model.name,
+        sha256: stored.model.sha256,
+        epsilon: stored.judge.epsilon,
+        near_ties_allowed: stored.judge.near_ties_allowed,
+        ends: stored.eog,
+        cases,
+        source: stored.model.source,
+    })
+}
+
+fn case(c: StoredCase, shared: &[Question]) -> Result<Case, String> {
+    let name = c.question.name.clone();
+    let question = match c.question.prompt {
+        Some(_) => c.question,
+        None => shared.iter().find(|q| q.name == name).cloned().ok_or_else(|| format!("{name} has no prompt"))?,
+    };
+    let prompt = question.prompt.ok_or_else(|| format!("{name} has no prompt"))?;
+    let rows = |stored: &[Vec<f64>]| stored.iter().map(|r| best(r)).collect::<Option<Vec<Best>>>();
+    let rows = rows(&c.rows).zip(rows(&c.exact)).ok_or_else(|| format!("{name} has a row of another form"))?;
+    let positions = prompt.len() + c.greedy.len();
+    if prompt.is_empty() || c.greedy.is_empty() || c.from >= prompt.len() || rows.0.len() != positions - 1 - c.from {
+        return Err(format!("{name} has {} rows from position {} for {positions} tokens", rows.0.len(), c.from));
+    }
+    Ok(Case {
+        name,
+        text: question.text,
+        messages: question.messages,
+        tools: question.tools,
+        prompt,
+        greedy: c.greedy,
+        ends: c.end == "eog",
+        reply: c.reply,
+        from: c.from,
+        rows: rows.0,
+        exact: rows.1,
+    })
+}
+
+/// `margin, log-sum-exp, id, logit, id, logit ...`
+fn best(row: &[f64]) -> Option<Best> {
+    let [margin, log_sum_exp, rest @ ..] = row else { return None };
+    let pairs = rest.chunks_exact(2);
+    let whole = pairs.remainder().is_empty() && !rest.is_empty();
+    whole.then(|| Best { margin: *margin, log_sum_exp: *log_sum_exp, best: pairs.map(|p| (p[0] as u32, p[1])).collect() })
+}
+
+impl Golden {
+    /// The model file that these are answers of, as the subject has it.
+    pub fn model(&self, s: &Subject) -> Result<PathBuf, Halt> {
+        match &self.source {
+            Source::Forge(name) => s.forged(name),
+            // The fixtures are told apart by the end of their names.
+            Source::File(path) => {
+                let stem = path.trim_end_matches(".gguf");
+                s.fixture(stem.rsplit_once('-').map_or(stem, |(_, quantisation)| quantisation))
+            }
+            Source::Made(how) => Err(instrument(format!("{} is not kept: {how}", self.name))),
+        }
+    }
+
+    /// The same without cases of more than `tokens` tokens, which are other rows' business.
+    #[must_use]
+    pub fn up_to(mut self, tokens: usize) -> Golden {
+        self.cases.retain(|c| c.prompt.len() <= tokens);
+        self
+    }
+}
+
+// ---- comparing
+
+/// The outputs of the case's positions from `from` on, llama.cpp's own tokens given.
+fn outputs(model: &mut Loaded, case: &Case, from: usize) -> Result<Vec<RowOutput>, Halt> {
+    let ids = case.ids();
+    let (before, kept) = ids.split_at(from);
+    let mut session = Session::new(model);
+    for part in before.chunks(512) {
+        lab::running("a prompt runs", session.feed(part, Want::Nothing, Want::Nothing, &mut NoTap))?;
+    }
+    lab::running("a prompt runs", session.feed(kept, Want::Logits, Want::Logits, &mut NoTap))?;
+    Ok(session.output().rows.clone())
+}
+
+/// The most likely token at every position of every case is llama.cpp's, but for near ties: see the top of this file.
+/// `epsilon` is [`Golden::epsilon`] unless a check has a reason. Numbers begin with the model's name.
+pub fn teacher_forced(t: &mut Tally, model: &mut Loaded, golden: &Golden, epsilon: f64) -> Result<(), Halt> {
+    let (mut positions, mut decisive, mut other, mut worst_margin, mut worst_logit) = (0u32, 0u32, 0u32, 0f64, 0f64);
+    for case in &golden.cases {
+        let outputs = outputs(model, case, case.from)?;
+        for (i, (ours, theirs)) in outputs.iter().zip(&case.rows).enumerate() {
+            positions += 1;
+            decisive += u32::from(theirs.margin > epsilon);
+            for (id, logit) in &theirs.best {
+                let logit_here = ours.values.get(*id as usize).copied().unwrap_or(f32::NAN);
+                worst_logit = worst_logit.max((f64::from(logit_here) - logit).abs());
+            }
+            if ours.argmax != theirs.id() {
+                other += 1;
+                worst_margin = worst_margin.max(theirs.margin);
+            }
+            t.hold(ours.argmax == theirs.id() || theirs.margin <= epsilon, || {
+                let at = format!("{}, case {}, position {}", golden.name, case.name, case.from + i);
+                let lead = format!("token {}, leading by {} > {epsilon}", theirs.id(), theirs.margin);
+                Refutation::new("the most likely token is llama.cpp's", format!("token {} ({at})", ours.argmax), lead)
+            })?;
+        }
+    }
+    let share = f64::from(other) / f64::from(positions.max(1));
+    t.hold(share <= golden.near_ties_allowed, || {
+        let allowed = format!("at most {:.1} %", golden.near_ties_allowed * 100.0);
+        let seen = format!("{other} of {positions} positions of {}: {:.1} %", golden.name, share * 100.0);
+        Refutation::new("few near ties go the other way", seen, allowed)
+    })?;
+    for (what, value) in [
+        ("positions", f64::from(positions)),
+        ("decisive ones", f64::from(decisive)),
+        ("near ties that differ", f64::from(other)),
+        ("largest margin of those", worst_margin),
+        ("largest difference of a best logit", worst_logit),
+        ("epsilon", epsilon),
+    ] {
+        t.number(&format!("{}: {what}", golden.name), value);
+    }
+    Ok(())
+}
+
+/// Every case answered greedily: the same ids, ending and text as llama.cpp, up to the first near tie that goes the
+/// other way. Such ties are counted; more of them than near ties are allowed of all steps refute.
+pub fn free_running(t: &mut Tally, model: &mut Loaded, golden: &Golden, epsilon: f64) -> Result<(), Halt> {
+    let (mut steps, mut whole, mut ties) = (0usize, 0usize, 0usize);
+    for case in &golden.cases {
+        let answer = lab::greedy(model, &case.prompt, case.greedy.len())?;
+        let mut ours = answer.tokens.clone();
+        if answer.finish == Finish::Eos && case.ends && ours.len() + 1 == case.greedy.len() {
+            // Ours leaves the end token out.
+            ours.extend(case.greedy.last());
+        }
+        let same = ours.iter().zip(&case.greedy).take_while(|(a, b)| a == b).count();
+        steps += case.greedy.len().min(same + 1);
+        if same == case.greedy.len() {
+            whole += 1;
+            if let Some(reply) = &case.reply {
+                t.hold(answer.text == *reply, || {
+                    let at = format!("the text of {}, case {}, is llama.cpp's", golden.name, case.name);
+                    Refutation::new(at, &*answer.text, &**reply)
+                })?;
+            }
+            let finish = if case.ends { Finish::Eos } else { Finish::Length };
+            t.equal("it ends as llama.cpp does", &answer.finish, &finish)?;
+            continue;
+        }
+        let margin = case.row_of_step(same).map_or(f64::INFINITY, |r| r.margin);
+        t.hold(margin <= epsilon, || {
+            let criterion = format!("greedy ids are llama.cpp's ({}, case {}, token {same})", golden.name, case.name);
+            let lead = format!("{:?}, token {same} leading by {margin} > {epsilon}", case.greedy);
+            Refutation::new(criterion, format!("{:?}, {:?}", answer.tokens, answer.finish), lead)
+        })?;
+        ties += 1;
+    }
+    let most = (golden.near_ties_allowed * steps as f64).ceil();
+    t.hold(ties as f64 <= most, || {
+        Refutation::new("few near ties go the other way", format!("{ties} of {steps} steps"), format!("at most {most}"))
+    })?;
+    for (what, value) in [("free-running cases", golden.cases.len()), ("same to the end", whole), ("tokens", steps)] {
+        t.number(&format!("{}: {what}", golden.name), value as f64);
+    }
+    Ok(())
+}
+
+/// How far an exact computation may be from another: five digits are stored, and sums run in another order.
+pub const EXACT_BOUND: f64 = 0.01;
+
+/// The logits of `model`, opened on the `plain` backend, are llama.cpp's on decoded weights. At least one case has them.
+pub fn exact(t: &mut Tally, model: &mut Loaded, golden: &Golden) -> Result<(), Halt> {
+    let (mut positions, mut worst) = (0u32, 0f64);
+    for case in golden.cases.iter().filter(|c| !c.exact.is_empty()) {
+        let outputs = outputs(model, case, case.from)?;
+        for (i, (ours, theirs)) in outputs.iter().zip(&case.exact).enumerate() {
+            positions += 1;
+            let logit = |id: u32| ours.values.get(id as usize).map_or(f64::NAN, |x| f64::from(*x));
+            let off = theirs.best.iter().map(|(id, want)| (logit(*id) - want).abs());
+            let off = off.chain([(f64::from(ours.log_sum_exp) - theirs.log_sum_exp).abs()]);
+            // NaN counts as infinitely far.
+            let off = off.fold(0f64, |m, x| if x.is_nan() { f64::INFINITY } else { m.max(x) });
+            worst = worst.max(off);
+            t.hold(off <= EXACT_BOUND, || {
+                let at = format!("{}, case {}, position {}", golden.name, case.name, case.from + i);
+                let seen = format!("off by {off} ({at})");
+                Refutation::new("exact logits are those of the decoded weights", seen, format!("at most {EXACT_BOUND}"))
+            })?;
+        }
+    }
+    if positions == 0 {
+        return Err(instrument(format!("golden/llama/{}.json has no exact rows", golden.name)));
+    }
+    t.number(&format!("{}: exact positions", golden.name), f64::from(positions));
+    t.number(&format!("{}: largest difference of an exact logit", golden.name), worst);
+    Ok(())
+}
+
+// ---- number formats
+
+/// Blocks of one number format, and what they stand for.
+pub struct Blocks {
+    /// The format.
+    pub format: Format,
+    /// As stored: whole blocks.
+    pub bytes: Vec<u8>,
+    /// The bits of the f32 that each weight decodes to.
+    pub values: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct StoredFormats {
+    formats: Vec<StoredFormat>,
+}
+
+#[derive(Deserialize)]
+struct StoredFormat {
+    format: String,
+    ggml_type: u32,
+    block_len: usize,
+    block_bytes: usize,
+    bytes: String,
+    values: Vec<u32>,
+}
+
+/// Golden blocks of this format. What the format is, is compared too.
+pub fn blocks(t: &mut Tally, s: &Subject, name: &str) -> Result<Blocks, Halt> {
+    let broken = |what: &str| instrument(format!("golden/formats.json: {name} {what}"));
+    let stored: StoredFormats = serde_json::from_str(&s.golden_text("formats.json")?).map_err(instrument)?;
+    let stored = stored.formats.into_iter().find(|f| f.format == name).ok_or_else(|| broken("is not there"))?;
+    let format = Format::from_ggml(stored.ggml_type).filter(|f| f.0.name == name).ok_or_else(|| {
+        let id = format!("ggml type {}", stored.ggml_type);
+        Refutation::new("the engine knows the format by its number", format!("no {name}"), id)
+    })?;
+    let shape = (format.0.block_len, format.0.block_bytes);
+    t.equal("a block has the format's weights and bytes", &shape, &(stored.block_len, stored.block_bytes))?;
+    let bytes = from_hex(&stored.bytes).ok_or_else(|| broken("is no hexadecimal text"))?;
+    if bytes.is_empty() || stored.values.len() * stored.block_bytes != bytes.len() * stored.block_len {
+        return Err(broken("has values for other blocks"));
+    }
+    Ok(Blocks { format, bytes, values: stored.values })
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
+    text.as_bytes().chunks(2).map(|two| Some(digit(*two.first()?)? << 4 | digit(*two.get(1)?)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    use crate::subject::Paths;
+
+    fn subject() -> Subject {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let (fixtures, golden) = (root.join("fixtures"), root.join("golden"));
+        let nowhere = PathBuf::from("nowhere");
+        Subject::healthy(Paths { apr: nowhere.clone(), evil_apr: nowhere, fixtures, golden, models: None }).unwrap()
+    }
+
+    /// Every file is read whole, and is of the model that the forge makes today.
+    #[test]
+    fn golden_answers_are_of_these_models() {
+        let s = subject();
+        let mut files = 0;
+        for path in crate::subject::list(&s.golden.join("llama")).unwrap() {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if name == "refused" || name.ends_with("-prompts") {
+                continue;
+            }
+            let golden = golden(&s, &name).unwrap();
+            assert_eq!(golden.name, name);
+            if !matches!(golden.source, Source::Made(_)) {
+                let sha256 = crate::stamp::sha256_of(&golden.model(&s).unwrap());
+                assert_eq!(sha256.as_deref(), Some(&*golden.sha256), "{name} is another model than was asked");
+            }
+            files += 1;
+        }
+        assert!(files > 20);
+    }
+
+    #[test]
+    fn rows_are_pairs_behind_two_numbers() {
+        let row = best(&[0.5, 3.0, 7.0, 2.5, 9.0, 2.0]).unwrap();
+        assert_eq!((row.id(), row.best[1], row.margin), (7, (9, 2.0), 0.5));
+        assert!(best(&[0.5, 3.0, 7.0]).is_none() && best(&[0.5, 3.0]).is_none() && best(&[]).is_none());
+        assert_eq!(from_hex("00ff1a"), Some(vec![0, 255, 26]));
+        assert_eq!(from_hex("0"), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! Saboteurs of the command line: each runs the real `apr` and spoils one thing that a row claims about it.
+//!
+//! A misbehaviour is a function from [`Real`] (the real program and its arguments) to the exit code. Streams that it
+//! does not touch are inherited, so a terminal stays a terminal. The binary `evil-apr` runs these.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+
+use super::{Means, Saboteur};
+
+/// The real program and what it was asked.
+pub struct Real {
+    program: PathBuf,
+    args: Vec<OsString>,
+}
+
+/// What the real program did when its streams were caught.
+struct Caught {
+    code: u8,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Real {
+    /// From `APR_REAL` and this process's arguments.
+    pub fn from_env() -> Option<Real> {
+        let program = PathBuf::from(std::env::var_os("APR_REAL")?);
+        Some(Real { program, args: std::env::args_os().skip(1).collect() })
+    }
+
+    /// Whether one of these words was typed.
+    fn has(&self, words: &[&str]) -> bool {
+        self.args.iter().any(|a| words.iter().any(|w| a == w))
+    }
+
+    /// Forgets a flag and the `values` words after it, also written `--flag=value`.
+    fn without(mut self, flags: &[&str], values: usize) -> Real {
+        let mut kept = Vec::new();
+        let mut args = self.args.into_iter();
+        while let Some(a) = args.next() {
+            let text = a.to_string_lossy().into_owned();
+            if flags.iter().any(|f| text == *f) {
+                args.by_ref().take(values).for_each(drop);
+            } else if !flags.iter().any(|f| text.starts_with(&format!("{f}="))) {
+                kept.push(a);
+            }
+        }
+        self.args = kept;
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut c = Command::new(&self.program);
+        c.args(&self.args);
+        c
+    }
+
+    /// Runs it on our own streams.
+    fn run(self) -> u8 {
+        self.command().status().map_or(99, code_of)
+    }
+
+    /// Runs it and keeps both streams until it ends.
+    fn caught(self) -> Caught {
+        let child = self.command().stdin(Stdio::inherit()).output();
+        child.map_or(Caught { code: 99, stdout: Vec::new(), stderr: Vec::new() }, |o| Caught {
+            code: code_of(o.status),
+            stdout: o.stdout,
+            stderr: o.stderr,
+        })
+    }
+
+    /// Runs it with its standard error caught and passed on, changed.
+    fn with_stderr(self, change: impl FnOnce(String) -> String) -> u8 {
+        let Ok(mut child) = self.command().stderr(Stdio::piped()).spawn() else { return 99 };
+        let mut text = Vec::new();
+        if let Some(mut pipe) = child.stderr.take() {
+            let _ = pipe.read_to_end(&mut text);
+        }
+        let _ = io::stderr().write_all(change(String::from_utf8_lossy(&text).into_owned()).as_bytes());
+        child.wait().map_or(99, code_of)
+    }
+}
+
+impl Caught {
+    /// Passes both streams on.
+    fn emit(self) -> u8 {
+        let _ = io::stderr().write_all(&self.stderr);
+        let _ = io::stdout().write_all(&self.stdout);
+        self.code
+    }
+}
+
+fn code_of(status: ExitStatus) -> u8 {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return 128u8.saturating_add(signal as u8);
+    }
+    status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(99)
+}
+
+/// An entry that misbehaves without crashing.
+const fn evil(name: &'static str, does: &'static str, how: fn(Real) -> u8) -> Saboteur {
+    Saboteur { name, does, by_crash: false, means: Means::EvilApr(how) }
+}
+
+/// Every misbehaviour of the command line.
+pub static ALL: &[Saboteur] = &[
+    Saboteur {
+        name: "panic-text",
+        does: "answers, then ends in a Rust panic",
+        by_crash: true,
+        means: Means::EvilApr(panic_text),
+    },
+    evil("no-usage", "a usage error without the usage", no_usage),
+    evil("vague-error", "every error is 'something went wrong'", vague_error),
+    evil("help-truncated", "help ends after a few lines", help_truncated),
+    evil("version-nameless", "--version prints no number", version_nameless),
+    evil("ignores-verbose", "drops -v and --verbose", |r| r.without(&["-v", "--verbose"], 0).run()),
+    evil("ignores-max-tokens", "drops --max-tokens", |r| r.without(&["--max-tokens", "-n"], 1).run()),
+    evil("ignores-temperature", "drops --temperature", |r| r.without(&["--temperature"], 1).run()),
+    evil("ignores-no-gpu", "drops --no-gpu and dispatches to a GPU", ignores_no_gpu),
+    evil("exit-0-always", "every failure is a success", |r| u8::min(r.run(), 0)),
+    evil("no-spinner", "no spinner on a terminal", |r| r.with_stderr(|text| text)),
+    evil("spinner-residue", "leaves the spinner on the screen", spinner_residue),
+    evil("chatty-stdout", "puts 'Answer:' before the answer", chatty_stdout),
+    evil("colour-when-piped", "colours the answer although nobody sees it", colour_when_piped),
+    evil("debug-tag", "prints [DEBUG] and [PAR-001] lines", |r| say(r, "[DEBUG] kv reserved\n[PAR-001] loaded\n")),
+    evil("timing-noise", "prints how long a layer took", |r| say(r, "Layer 1 took 5ms\n")),
+    evil("backend-noise", "announces the device", |r| say(r, "CUDA device 0 initialized\n")),
+    evil("no-flush", "holds the answer back until the end", |r| r.caught().emit()),
+];
+
+fn panic_text(real: Real) -> u8 {
+    real.run();
+    say_to_stderr("\nthread 'main' panicked at apr/src/main.rs:1:1:\nindex out of bounds\n");
+    101
+}
+
+fn no_usage(real: Real) -> u8 {
+    let mut caught = real.caught();
+    if caught.code != 0 {
+        let text = String::from_utf8_lossy(&caught.stderr).into_owned();
+        caught.stderr = text.lines().next().unwrap_or_default().as_bytes().to_vec();
+    }
+    caught.emit()
+}
+
+fn vague_error(real: Real) -> u8 {
+    let mut caught = real.caught();
+    if caught.code != 0 {
+        caught.stderr = b"error: something went wrong\n".to_vec();
+    }
+    caught.emit()
+}
+
+fn help_truncated(real: Real) -> u8 {
+    let asked = real.has(&["--help", "-h"]);
+    let mut caught = real.caught();
+    if asked {
+        let text = String::from_utf8_lossy(&caught.stdout).into_owned();
+        caught.stdout = text.lines().take(8).flat_map(|l| [l, "\n"]).collect::<String>().into_bytes();
+    }
+    caught.emit()
+}
+
+fn version_nameless(real: Real) -> u8 {
+    let asked = real.has(&["--version", "-V"]);
+    let mut caught = real.caught();
+    if asked {
+        caught.stdout = b"apr\n".to_vec();
+    }
+    caught.emit()
+}
+
+fn ignores_no_gpu(real: Real) -> u8 {
+    real.without(&["--no-gpu"], 0).with_stderr(|text| {
+        let on_gpu = |l: &str| if l.starts_with("Backend:") { "Backend: CUDA (device 0)\n".into() } else { format!("{l}\n") };
+        text.lines().map(on_gpu).collect()
+    })
+}
+
+fn spinner_residue(real: Real) -> u8 {
+    if io::stderr().is_terminal() {
+        say_to_stderr("\u{280b} Loading model\r\n");
+    }
+    real.run()
+}
+
+fn chatty_stdout(real: Real) -> u8 {
+    let structured = real.has(&["--json"]);
+    let mut caught = real.caught();
+    if !structured {
+        caught.stdout = [b"Answer: ".as_slice(), &caught.stdout].concat();
+    }
+    caught.emit()
+}
+
+fn colour_when_piped(real: Real) -> u8 {
+    let structured = real.has(&["--json"]);
+    let mut caught = real.caught();
+    if !structured {
+        caught.stdout = [b"\x1b[32m".as_slice(), &caught.stdout, b"\x1b[0m"].concat();
+    }
+    caught.emit()
+}
+
+/// Says something beside the real program, on standard error.
+fn say(real: Real, what: &'static str) -> u8 {
+    let speaker = thread::spawn(move || say_to_stderr(what));
+    let code = real.run();
+    let _ = speaker.join();
+    code
+}
+
+fn say_to_stderr(what: &str) {
+    let _ = io::stderr().write_all(what.as_bytes());
+}

@@ -1,0 +1,195 @@
+//! `falsify tidy`: the rules of the house, as a table. Each rule is one entry with the reason why it exists.
+//!
+//! Rules read the source tree as text; they run nothing and know no verdict. A finding is pending where a table says
+//! that something comes with a later issue: it is shown and breaks nothing.
+
+pub mod floors;
+pub mod packages;
+pub mod rows;
+pub mod words;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A rule.
+pub struct Rule {
+    /// For findings.
+    pub name: &'static str,
+    /// Why it exists.
+    pub why: &'static str,
+    /// What breaks it.
+    pub check: fn(&Tree) -> Vec<Finding>,
+}
+
+/// Something that breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Name of the rule.
+    pub rule: &'static str,
+    /// File, file and line, or row.
+    pub at: String,
+    /// What is wrong.
+    pub what: String,
+    /// Comes with a later issue: shown, and breaks nothing.
+    pub pending: bool,
+}
+
+/// Every rule.
+pub static RULES: &[&[Rule]] = &[rows::RULES, floors::RULES, words::RULES, packages::RULES];
+
+/// The tree as rules see it.
+pub struct Tree {
+    /// Its root.
+    pub root: PathBuf,
+    /// Every tracked or to-be-tracked text file.
+    pub files: Vec<File>,
+}
+
+/// A text file.
+pub struct File {
+    /// Relative to the root, with forward slashes.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
+
+impl File {
+    /// Whether it is Rust source of one of these folders.
+    pub fn is_rust_of(&self, folders: &[&str]) -> bool {
+        self.path.ends_with(".rs") && folders.iter().any(|f| self.path.starts_with(f))
+    }
+
+    /// Numbered lines that are code: comments are left out, and so is everything from the first `#[cfg(test)]` on.
+    pub fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.text.lines().enumerate().map(|(i, l)| (i + 1, l));
+        let is_test = |l: &str| l.starts_with("#[cfg(test)]") || l.starts_with("#[cfg(all(test");
+        lines.take_while(move |(_, l)| !is_test(l)).filter(|(_, l)| !l.trim_start().starts_with("//"))
+    }
+
+    /// Findings at the code lines that `bad` picks.
+    fn lines_where(&self, rule: &'static str, bad: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
+        self.code().filter_map(|(n, l)| Some(finding(rule, format!("{}:{n}", self.path), bad(l)?))).collect()
+    }
+}
+
+/// A finding that breaks its rule.
+fn finding(rule: &'static str, at: impl Into<String>, what: impl Into<String>) -> Finding {
+    Finding { rule, at: at.into(), what: what.into(), pending: false }
+}
+
+impl Tree {
+    /// Reads the tree: what git would track, or everything but build output where there is no git.
+    pub fn read(root: &Path) -> Tree {
+        let git = Command::new("git")
+            .arg("-C")
+            .arg(root)
+            .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+            .output()
+            .ok()
+            .filter(|o| o.status.success());
+        let mut paths: Vec<String> = match git {
+            Some(out) => String::from_utf8_lossy(&out.stdout).lines().map(str::to_string).collect(),
+            None => walk(root, root),
+        };
+        paths.sort();
+        let file = |path: String| Some(File { text: std::fs::read_to_string(root.join(&path)).ok()?, path });
+        Tree { root: root.to_path_buf(), files: paths.into_iter().filter_map(file).collect() }
+    }
+
+    /// The file at this path.
+    pub fn file(&self, path: &str) -> Option<&File> {
+        self.files.iter().find(|f| f.path == path)
+    }
+
+    /// Rust files below these folders.
+    pub fn rust(&self, folders: &'static [&'static str]) -> impl Iterator<Item = &File> {
+        self.files.iter().filter(move |f| f.is_rust_of(folders))
+    }
+}
+
+fn walk(root: &Path, folder: &Path) -> Vec<String> {
+    let mut paths = Vec::new();
+    for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !["target", ".git", "__pycache__"].contains(&name.as_str()) {
+            paths.extend(walk(root, &path));
+        } else if path.is_file() {
+            paths.push(path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/"));
+        }
+    }
+    paths
+}
+
+/// Every finding of every rule.
+pub fn run(root: &Path) -> Vec<Finding> {
+    let tree = Tree::read(root);
+    RULES.iter().flat_map(|r| r.iter()).flat_map(|r| (r.check)(&tree)).collect()
+}
+
+/// Findings for people, each rule with its reason.
+pub fn render(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for rule in RULES.iter().flat_map(|r| r.iter()) {
+        let of_rule: Vec<&Finding> = findings.iter().filter(|f| f.rule == rule.name).collect();
+        if !of_rule.is_empty() {
+            text += &format!("{}: {}\n", rule.name, rule.why);
+        }
+        for f in of_rule {
+            text += &format!("  {}{}: {}\n", if f.pending { "pending  " } else { "" }, f.at, f.what);
+        }
+    }
+    let broken = findings.iter().filter(|f| !f.pending).count();
+    text + &format!("tidy: {broken} findings, {} pending\n", findings.len() - broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tree of these files, in memory.
+    pub fn tree(files: &[(&str, &str)]) -> Tree {
+        let files = files.iter().map(|(p, t)| File { path: p.to_string(), text: t.to_string() }).collect();
+        Tree { root: PathBuf::from("nowhere"), files }
+    }
+
+    /// Names of the rules that a tree breaks, among rules that need nothing but text.
+    fn broken_by(path: &str, text: &str) -> Vec<&'static str> {
+        let t = tree(&[(path, text)]);
+        let textual = [floors::RULES, words::RULES];
+        let findings = textual.iter().flat_map(|r| r.iter()).flat_map(|r| (r.check)(&t));
+        let mut names: Vec<&str> = findings.filter(|f| f.at.starts_with(path)).map(|f| f.rule).collect();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn each_rule_can_fail() {
+        for (path, text, rule) in [
+            ("engine/compute/src/x.rs", "use engine::Kind;", "floors"),
+            ("engine/src/file/x.rs", "use crate::session::S;", "floors"),
+            ("engine/src/text/x.rs", "use crate::file::gguf::Gguf;", "floors"),
+            ("apr/src/x.rs", "use compute::Op;", "floors"),
+            ("engine/src/x.rs", "unsafe { f() }", "unsafe-fence"),
+            ("engine/compute/src/x.rs", "unsafe fn f() {}", "unsafe-fence"),
+            ("engine/src/x.rs", "    println!(\"hi\");", "printing"),
+            ("engine/src/x.rs", "let v = std::env::var(\"X\");", "environment"),
+            ("engine/src/x.rs", "include!(\"y.rs\");", "include"),
+            ("engine/src/parser2.rs", "", "names"),
+            ("apr/src/utils.rs", "", "names"),
+            ("falsify/src/checks/x.rs", "        return;", "no-early-return"),
+            ("falsify/src/x.rs", concat!("assert!", "(true);"), "no-early-return"),
+            ("scripts/x.py", concat!("open('/ho", "me/me/x')"), "machine-paths"),
+        ] {
+            assert_eq!(broken_by(path, text), [rule], "{path}: {text}");
+        }
+        let long = "x\n".repeat(701);
+        assert_eq!(broken_by("engine/src/x.rs", &long), ["length"]);
+        assert_eq!(broken_by("engine/src/lib.rs", "//! No forbid here."), ["unsafe-fence"]);
+    }
+
+    #[test]
+    fn comments_and_tests_are_no_code() {
+        let text = "// println! is forbidden\n#[cfg(test)]\nmod tests { fn f() { println!(); } }\n";
+        assert!(broken_by("engine/src/x.rs", text).is_empty());
+    }
+}
