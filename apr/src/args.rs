@@ -73,7 +73,7 @@ pub struct RunArgs {
     pub gpu: bool,
     /// Run on the CPU
     #[arg(long)]
-    pub no_gpu: bool,
+    pub no_gpu: bool, //= F-CLI-014
 
     /// One JSON object instead of text
     #[arg(long)]

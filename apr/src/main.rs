@@ -9,7 +9,7 @@ mod source;
 use std::process::ExitCode;
 
 use clap::Parser;
-use engine::term;
+use engine::{Kind, term};
 
 fn main() -> ExitCode {
     // A usage error ends here, with clap's message and exit code 2.
@@ -17,8 +17,7 @@ fn main() -> ExitCode {
     match cmd::dispatch(args) {
         Ok(()) => ExitCode::SUCCESS, //= F-CLI-020
         Err(error) => {
-            // The reader went away because it had enough (`| head`): nobody is left to tell.
-            if error.kind != engine::Kind::Output && error.kind != engine::Kind::Interrupted {
+            if !matches!(error.kind, Kind::ReaderGone | Kind::Interrupted) {
                 term::print_error(&error);
             }
             ExitCode::from(error.kind.exit_code())

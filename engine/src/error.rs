@@ -38,6 +38,8 @@ pub enum Kind {
     TooLarge,
     /// The answer could not be written.
     Output,
+    /// Whoever read the answer had enough and went away (`| head`). Not worth a message.
+    ReaderGone,
     /// The network failed.
     Network,
     /// Ctrl+C.
@@ -57,6 +59,7 @@ impl Kind {
         Kind::Output,
         Kind::Network,
         Kind::Interrupted,
+        Kind::ReaderGone,
     ];
 
     /// The process exit code. 0 is success.
@@ -71,7 +74,9 @@ impl Kind {
             Kind::TooLarge => 7,
             Kind::Output => 8,
             Kind::Network => 9,
+            // As shells count them: 128 and the number of the signal (SIGINT, SIGPIPE).
             Kind::Interrupted => 130,
+            Kind::ReaderGone => 141,
         }
     }
 
@@ -88,6 +93,7 @@ impl Kind {
             Kind::Output => "output",
             Kind::Network => "network",
             Kind::Interrupted => "interrupted",
+            Kind::ReaderGone => "reader-gone",
         }
     }
 }

@@ -140,8 +140,12 @@ impl Terminal {
         }
     }
 
-    /// A line on standard error, above the spinner if there is one.
+    /// A line on standard error, above the spinner if there is one. Only warnings come here unless the user asked for
+    /// details: no tags, no timings, no word of backends.
     fn note(&self, line: &str) {
+        //= F-UX-024
+        //= F-UX-025
+        //= F-UX-026
         let print = || {
             // A closed standard error is no reason to stop answering.
             let _ = writeln!(anstream::stderr(), "{line}");
@@ -183,11 +187,10 @@ impl Observer for Terminal {
 fn write_out(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
-        let what = match e.kind() {
-            std::io::ErrorKind::BrokenPipe => "the reader of the answer went away".into(),
-            _ => format!("cannot write the answer: {e}"),
-        };
-        Error::new(Kind::Output, what)
+        match e.kind() {
+            std::io::ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of the answer went away"),
+            _ => Error::new(Kind::Output, format!("cannot write the answer: {e}")),
+        }
     })
 }
 

@@ -142,6 +142,15 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// One row of it.
+    pub fn row(&self, layer: usize, stage: Stage, row: usize) -> Result<&[f32], Halt> {
+        let all = self.of(layer, stage)?;
+        let width = all.len() / self.rows.max(1);
+        all.get(row * width..(row + 1) * width).ok_or_else(|| instrument(format!("{stage:?} has no row {row}")))
+    }
+}
+
 /// Runs ids in one batch on a model that was opened `watched`, and keeps what every operation wrote.
 pub fn watch(model: &mut Loaded, ids: &[u32]) -> Result<Seen, Halt> {
     let mut seen = Seen::default();
@@ -153,4 +162,38 @@ pub fn watch(model: &mut Loaded, ids: &[u32]) -> Result<Seen, Halt> {
         return Err(instrument("the tap saw nothing: the model was not opened watched"));
     }
     Ok(seen)
+}
+
+/// The same in several batches, of so many ids each: what was seen of each, and where it began. The last part takes
+/// what is left.
+pub fn watch_parts(model: &mut Loaded, ids: &[u32], parts: &[usize]) -> Result<Vec<(usize, Seen)>, Halt> {
+    let mut session = Session::new(model);
+    let mut all = Vec::new();
+    let mut start = 0;
+    while start < ids.len() {
+        let len = parts.get(all.len()).copied().unwrap_or(ids.len()).min(ids.len() - start);
+        let mut seen = Seen::default();
+        running("a step runs", session.feed(&ids[start..start + len], Want::Logits, Want::Logits, &mut seen))?;
+        seen.outputs = session.output().rows.clone();
+        if seen.rows != len {
+            return Err(instrument(format!("the tap saw {} rows of {len}: was the model opened watched?", seen.rows)));
+        }
+        all.push((start, seen));
+        start += len;
+    }
+    Ok(all)
+}
+
+/// Prose, code, numbers and several scripts: what numeric checks feed to models.
+pub const PROBE: &str = "The quick brown fox counts: 1, 2, 3, 4, 5.\n\ndef add(a, b):\n    return a + b\n\nWhat is 17 + 25? \
+    Paris is the capital of France; 東京は日本の首都です。 Привет, мир! Çok güzel, señor — naïve café. 🚀🌸\n\
+    {\"name\": \"Ada\", \"age\": 36} and so the story of the lazy dog goes on with the fish in the water.\n";
+
+/// The first `n` ids of [`PROBE`], which is repeated as needed.
+pub fn probe(model: &Loaded, n: usize) -> Result<Vec<u32>, Halt> {
+    let ids = running("the probe encodes", model.tokenizer.encode_text(PROBE))?;
+    if ids.is_empty() {
+        return Err(Refutation::new("text has tokens", "none", "some").into());
+    }
+    Ok(ids.into_iter().cycle().take(n).collect())
 }

@@ -68,6 +68,7 @@ pub mod capability;
 pub mod checks;
 pub mod child;
 pub mod forge;
+pub mod formula;
 pub mod knobs;
 pub mod lab;
 pub mod launch;

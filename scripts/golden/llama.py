@@ -29,7 +29,8 @@ FIXTURES = ["qwen2-tiny-q8_0", "qwen2-tiny-q4_k_m", "qwen2-tiny-f16"]
 NO_ANSWERS = re.compile(r"^(full|shape|seed)-|-split-")
 ROW = f"margin = best - second best, log-sum-exp, then id, logit of the best {BEST}"
 EXACT = f"rows of the variant `exact` (weights decoded to F32, F32 cache, no flash attention), best {EXACT_BEST}, of the cases that keep every position"
-# The same tokens computed otherwise: options of Peer, whether one token at a time, whether with decoded weights. How far the logits move is what a correct engine may differ by.
+# The same tokens computed otherwise: options of Peer, whether one token at a time, whether with decoded weights. How far
+# the logits move is what a correct engine may differ by.
 VARIANTS = {
     "one_by_one": (dict(), True, False),
     "no_repack": (dict(repack=False), False, False),
@@ -44,9 +45,10 @@ def cpu():
     return platform.processor() or platform.machine()
 
 
-def provenance(source):
+def provenance(names=""):
     return {
-        "maker": f"llama.cpp commit {COMMIT}, from llama-cpp-python {llama.VERSION}", "command": "scripts/golden/setup && . target/oracle/env && python scripts/golden/llama.py " + source,
+        "maker": f"llama.cpp commit {COMMIT}, from llama-cpp-python {llama.VERSION}",
+        "command": f"scripts/golden/setup && . target/oracle/env && python scripts/golden/llama.py {names}".strip(),
         "flags": f"CPU, {llama.THREADS} threads, f16 KV cache, flash attention on, weight repacking on, ubatch 512; prompt in one batch, then one token at a time; greedy",
         "cpu": cpu(), "build": llama.system_info(),
     }
@@ -182,7 +184,7 @@ def write(name, path, source, asked, context, rule, work, shared=None):
     doc = {
         "provenance": provenance(name),
         "model": {"name": name, "source": source, "bytes": path.stat().st_size, "sha256": models.sha256(path)},
-        "prompts": f"{shared}" if shared else rule,
+        "prompts": shared or rule,
         "row": ROW, "exact": EXACT, "eog": compact(eog),
         "judge": {"epsilon": epsilon, "decisive_rows": int((every > epsilon).sum()), "near_ties_allowed": short(ties)},
         "margins": {"rows": len(every), f"below_{NEAR}": int((every < NEAR).sum()), "least": short(every.min()), "median": short(np.median(every))},
@@ -191,7 +193,7 @@ def write(name, path, source, asked, context, rule, work, shared=None):
     }
     (OUT / f"{name}.json").write_text(to_json(doc))
     if shared:
-        questions = {"provenance": provenance(name), "rule": rule, "cases": [question(p, ids) for p, ids, *_ in results]}
+        questions = {"provenance": provenance(" ".join(FIXTURES)), "rule": rule, "cases": [question(p, ids) for p, ids, *_ in results]}
         (OUT / shared).write_text(to_json(questions))
     print(f"{name}: {len(cases)} cases, {len(every)} rows, {doc['margins'][f'below_{NEAR}']} below {NEAR}, epsilon {epsilon}, "
           f"{doc['judge']['decisive_rows']} decisive, {(OUT / f'{name}.json').stat().st_size} bytes", flush=True)
@@ -237,7 +239,7 @@ def main():
         for file in OUT.glob("*.json"):
             if file.stem not in known and file not in (refusals, OUT / SHARED):
                 file.unlink()
-    refusals.write_text(to_json({"provenance": provenance(""), "models": refused}))
+    refusals.write_text(to_json({"provenance": provenance(), "models": refused}))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ use crate::args::RunArgs;
 use crate::plan;
 
 /// Runs it.
+//= F-CLI-001
 pub fn execute(args: &RunArgs) -> Result<()> {
     let cancel = Arc::new(AtomicBool::new(false));
     stop_on_signal(&cancel)?;

@@ -5,6 +5,7 @@
 //! broken ones.
 
 pub mod cli;
+pub mod math;
 pub mod ux;
 
 use crate::subject::Subject;
@@ -14,7 +15,7 @@ use crate::verdict::Attempt;
 pub type Check = fn(&Subject) -> Attempt;
 
 /// Every file of checks: its name, and the checks by row id.
-pub static ALL: &[(&str, &[(&str, Check)])] = &[("cli", cli::CHECKS), ("ux", ux::CHECKS)];
+pub static ALL: &[(&str, &[(&str, Check)])] = &[("cli", cli::CHECKS), ("math", math::CHECKS), ("ux", ux::CHECKS)];
 
 /// The check of a row.
 pub fn find(id: &str) -> Option<Check> {

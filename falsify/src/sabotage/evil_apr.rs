@@ -52,6 +52,13 @@ impl Real {
         self
     }
 
+    /// Gives a flag another value, whether it was typed or not.
+    fn instead(self, flag: &str, value: &str) -> Real {
+        let mut real = self.without(&[flag], 1);
+        real.args.extend([flag.into(), value.into()]);
+        real
+    }
+
     fn command(&self) -> Command {
         let mut c = Command::new(&self.program);
         c.args(&self.args);
@@ -132,6 +139,13 @@ pub static ALL: &[Saboteur] = &[
     evil("timing-noise", "prints how long a layer took", |r| say(r, "Layer 1 took 5ms\n")),
     evil("backend-noise", "announces the device", |r| say(r, "CUDA device 0 initialized\n")),
     evil("no-flush", "holds the answer back until the end", |r| r.caught().emit()),
+    evil("answers-anyway", "answers where it has to refuse", answers_anyway),
+    evil("reads-whole-file", "reads its files into memory, up to a gigabyte", reads_whole_file),
+    evil("isa-not-honoured", "another instruction set runs than APR_ISA asks for", isa_not_honoured),
+    evil("simd-other-tokens", "vector instructions give other tokens than scalar code", simd_other_tokens),
+    evil("ignores-threads", "drops --threads", |r| r.without(&["--threads"], 1).run()),
+    evil("one-thread-only", "does everything on one thread", |r| r.instead("--threads", "1").run()),
+    evil("seed-from-clock", "takes the seed from the clock", seed_from_clock),
 ];
 
 fn panic_text(real: Real) -> u8 {
@@ -218,4 +232,46 @@ fn say(real: Real, what: &'static str) -> u8 {
 
 fn say_to_stderr(what: &str) {
     let _ = io::stderr().write_all(what.as_bytes());
+}
+
+fn answers_anyway(real: Real) -> u8 {
+    let mut caught = real.caught();
+    if caught.code != 0 {
+        caught = Caught { code: 0, stdout: b"4\n".to_vec(), stderr: Vec::new() };
+    }
+    caught.emit()
+}
+
+fn reads_whole_file(real: Real) -> u8 {
+    const MOST: u64 = 1 << 30;
+    let mut kept = Vec::new();
+    for file in real.args.iter().filter_map(|a| std::fs::File::open(a).ok()) {
+        let _ = file.take(MOST).read_to_end(&mut kept);
+    }
+    let code = real.run();
+    // What was read stays until the end.
+    std::hint::black_box(&kept);
+    code
+}
+
+/// The variable of the real program that names an instruction set.
+const ISA: &str = "APR_ISA";
+
+fn isa_not_honoured(real: Real) -> u8 {
+    let mut command = real.command();
+    match std::env::var(ISA).as_deref() {
+        Ok("scalar") => command.env_remove(ISA),
+        _ => command.env(ISA, "scalar"),
+    };
+    command.status().map_or(99, code_of)
+}
+
+fn simd_other_tokens(real: Real) -> u8 {
+    let vectors = std::env::var(ISA).is_ok_and(|isa| isa != "scalar");
+    if vectors { real.instead("--temperature", "2").instead("--top-p", "1").run() } else { real.run() }
+}
+
+fn seed_from_clock(real: Real) -> u8 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    real.instead("--seed", &now.subsec_nanos().to_string()).run()
 }

@@ -1,7 +1,8 @@
 //! Saboteurs inside the engine that no rewrite of a program can express: a runner that meddles with rows before a step
 //! and with outputs after it. Stale caches, shifted positions and short logits live here.
 
-use compute::backend::{Counters, Interest, Output, Row, Runner, Tap};
+use compute::backend::{Counters, Interest, Output, Row, Runner, Tap, Want};
+use compute::program::KV_BLOCK;
 use compute::{Backend, Batch, Program};
 
 use super::{Means, Saboteur};
@@ -22,6 +23,12 @@ pub struct State {
     pub steps: u64,
     /// How often a sequence began at position 0.
     pub beginnings: u64,
+    /// Width of the logits.
+    pub vocab: usize,
+    /// Every token of the sequence, by position.
+    pub tokens: Vec<u32>,
+    /// Whether rows were added to the batch that is running.
+    pub widened: bool,
     /// The last output.
     pub last: Output,
 }
@@ -41,7 +48,8 @@ impl Backend for EvilBackend<'_> {
 
     fn prepare(&self, program: &Program, interest: &Interest) -> compute::Result<Box<dyn Runner>> {
         let inner = self.inner.prepare(program, interest)?;
-        Ok(Box::new(EvilRunner { inner, evil: self.evil, state: State::default() }))
+        let state = State { vocab: program.logits_width(), ..State::default() };
+        Ok(Box::new(EvilRunner { inner, evil: self.evil, state }))
     }
 }
 
@@ -59,6 +67,10 @@ impl Runner for EvilRunner {
         let mut rows = batch.rows.to_vec();
         let mut tables: Vec<Vec<u32>> = batch.tables.iter().map(|t| t.to_vec()).collect();
         self.state.beginnings += rows.iter().filter(|r| r.position == 0).count() as u64;
+        for row in &rows {
+            self.state.tokens.truncate(row.position as usize);
+            self.state.tokens.push(row.token);
+        }
         (self.evil.before)(&mut self.state, &mut rows, &mut tables);
         let tables: Vec<&[u32]> = tables.iter().map(Vec::as_slice).collect();
         self.inner.step(&Batch { rows: &rows, tables: &tables }, out, tap)?;
@@ -89,26 +101,44 @@ fn nothing_before(_: &mut State, _: &mut Vec<Row>, _: &mut Vec<Vec<u32>>) {}
 
 fn nothing_after(_: &mut State, _: &[Row], _: &mut Output) {}
 
+/// An entry that misbehaves without crashing.
+const fn evil(
+    name: &'static str,
+    does: &'static str,
+    before: fn(&mut State, &mut Vec<Row>, &mut Vec<Vec<u32>>),
+    after: fn(&mut State, &[Row], &mut Output),
+) -> Saboteur {
+    Saboteur { name, does, by_crash: false, means: Means::EvilBackend(Evil { before, after }) }
+}
+
 /// Every evil backend.
 pub static ALL: &[Saboteur] = &[
-    Saboteur {
-        name: "kv-not-cleared",
-        does: "from the second sequence on, the first block of the one before is still in sight",
-        by_crash: false,
-        means: Means::EvilBackend(Evil { before: keep_the_first_block, after: nothing_after }),
-    },
-    Saboteur {
-        name: "logits-short",
-        does: "the last logit is missing",
-        by_crash: false,
-        means: Means::EvilBackend(Evil { before: nothing_before, after: drop_a_logit }),
-    },
+    evil(
+        "kv-not-cleared",
+        "from the second sequence on, the first block of the one before is still in sight",
+        keep_the_first_block,
+        nothing_after,
+    ),
+    evil("kv-prefill-elsewhere", "K and V of prompts go to blocks that nobody reads", hide_prompts, nothing_after),
+    evil("cache-ignored", "a step of one row sees nothing of the prompt", ignore_the_cache, nothing_after),
+    evil("cache-recomputed", "every step runs the whole sequence again", run_everything, keep_the_last_row),
+    evil("positions-shifted", "every step but the first is one position too far", shift_positions, nothing_after),
+    evil("eos-suppressed", "the best token that ends nothing is taken", ask_for_more, take_no_end),
+    evil("always-token-0", "the best token is always token 0", nothing_before, |_, _, out| {
+        out.rows.iter_mut().for_each(|r| r.argmax = 0);
+    }),
+    evil("argmax-drifts", "every fifth step takes another token than the best", nothing_before, drift),
+    evil("logits-short", "the last logit is missing", nothing_before, drop_a_logit),
+    evil("logsumexp-off", "the largest logit is left out of the sum", nothing_before, forget_the_largest),
+    evil("finite-flag-stuck", "every row is called finite", nothing_before, |_, _, out| {
+        out.rows.iter_mut().for_each(|r| r.finite = true);
+    }),
 ];
 
 fn keep_the_first_block(state: &mut State, rows: &mut Vec<Row>, tables: &mut Vec<Vec<u32>>) {
     if state.beginnings > 1 {
         for row in rows {
-            row.position += compute::program::KV_BLOCK as u32;
+            row.position += KV_BLOCK as u32;
         }
         for table in tables {
             // Block 0 keeps what the first sequence wrote; everything else moves up by one.
@@ -117,8 +147,88 @@ fn keep_the_first_block(state: &mut State, rows: &mut Vec<Row>, tables: &mut Vec
     }
 }
 
+/// Batches of several rows are prompts: their blocks are others than those of single rows.
+fn hide_prompts(_: &mut State, rows: &mut Vec<Row>, tables: &mut Vec<Vec<u32>>) {
+    if rows.len() > 1 {
+        tables.iter_mut().flatten().for_each(|block| *block += 1);
+    }
+}
+
+/// Every block is one of the spare ones, in which nobody wrote.
+fn ignore_the_cache(_: &mut State, rows: &mut Vec<Row>, tables: &mut Vec<Vec<u32>>) {
+    if rows.len() == 1 {
+        for table in tables {
+            let spare = table.len() as u32;
+            table.fill(spare);
+        }
+    }
+}
+
+/// One sequence at a time, as the engine has it.
+fn run_everything(state: &mut State, rows: &mut Vec<Row>, _: &mut Vec<Vec<u32>>) {
+    if let [row] = rows[..] {
+        let again = |(position, &token): (usize, &u32)| Row { position: position as u32, token, ..row };
+        *rows = state.tokens.iter().enumerate().map(again).collect();
+        let last = rows.len() - 1;
+        rows[..last].iter_mut().for_each(|r| r.want = Want::Nothing);
+        state.widened = last > 0;
+    }
+}
+
+fn keep_the_last_row(state: &mut State, _: &[Row], out: &mut Output) {
+    if std::mem::take(&mut state.widened) {
+        out.rows.drain(..out.rows.len() - 1);
+    }
+}
+
+fn shift_positions(_: &mut State, rows: &mut Vec<Row>, tables: &mut Vec<Vec<u32>>) {
+    if rows.iter().all(|r| r.position > 0) {
+        rows.iter_mut().for_each(|r| r.position += 1);
+        // The last row may now stand in a block of its own.
+        tables.iter_mut().for_each(|t| t.push(t.len() as u32));
+    }
+}
+
+/// Control tokens stand behind all others in the vocabularies of the fixture and of the forge.
+fn first_control(state: &State) -> u32 {
+    if state.vocab > 4000 { 4058 } else { 317 }
+}
+
+/// Candidates among which one is no control token.
+const CANDIDATES: usize = 64;
+
+fn ask_for_more(_: &mut State, rows: &mut Vec<Row>, _: &mut Vec<Vec<u32>>) {
+    rows.iter_mut().filter(|r| r.want == Want::Argmax).for_each(|r| r.want = Want::TopK(CANDIDATES));
+}
+
+fn take_no_end(state: &mut State, rows: &[Row], out: &mut Output) {
+    for (row, out) in rows.iter().zip(&mut out.rows) {
+        if row.want == Want::TopK(CANDIDATES) {
+            let other = out.top.iter().find(|t| t.0 < first_control(state));
+            out.argmax = other.map_or(out.argmax, |t| t.0);
+            out.top.clear();
+        }
+    }
+}
+
+fn drift(state: &mut State, _: &[Row], out: &mut Output) {
+    if state.steps % 5 == 4 {
+        out.rows.iter_mut().for_each(|r| r.argmax = (r.argmax + 1) % first_control(state));
+    }
+}
+
 fn drop_a_logit(_: &mut State, _: &[Row], out: &mut Output) {
     for row in &mut out.rows {
         row.values.pop();
+    }
+}
+
+fn forget_the_largest(_: &mut State, _: &[Row], out: &mut Output) {
+    for row in &mut out.rows {
+        // ln(e^s - e^max), where there is anything else in the sum.
+        let rest = 1.0 - (row.max - row.log_sum_exp).exp();
+        if rest > 1e-6 {
+            row.log_sum_exp += rest.ln();
+        }
     }
 }

@@ -9,6 +9,7 @@ pub mod evil_backend;
 pub mod evil_input;
 pub mod mutated_golden;
 pub mod rewrite;
+pub mod rewrite_cpu;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ impl Means {
 }
 
 /// Every saboteur, kind by kind.
-pub static ALL: &[&[Saboteur]] = &[evil_apr::ALL, evil_backend::ALL, evil_input::ALL, mutated_golden::ALL, rewrite::ALL];
+pub static ALL: &[&[Saboteur]] = &[evil_apr::ALL, evil_backend::ALL, evil_input::ALL, mutated_golden::ALL, rewrite::ALL, rewrite_cpu::ALL];
 
 /// Every saboteur.
 pub fn all() -> impl Iterator<Item = &'static Saboteur> {

@@ -57,12 +57,9 @@ impl Matrix {
 /// Repacks every matrix that is multiplied by, and lets go of the file's pages behind it.
 pub(super) fn repack(program: &Program, threads: usize) -> Result<Vec<Option<Matrix>>> {
     let mut multiplied = vec![false; program.weights.len()];
-    let mut embedded = vec![false; program.weights.len()];
     for step in &program.steps {
-        match step.op {
-            Op::MatMul { weight, .. } | Op::Logits { weight, .. } => multiplied[weight.0 as usize] = true,
-            Op::Embed { table, .. } => embedded[table.0 as usize] = true,
-            _ => {}
+        if let Op::MatMul { weight, .. } | Op::Logits { weight, .. } = step.op {
+            multiplied[weight.0 as usize] = true;
         }
     }
     let workers = rayon::ThreadPoolBuilder::new()
@@ -76,7 +73,8 @@ pub(super) fn repack(program: &Program, threads: usize) -> Result<Vec<Option<Mat
             continue;
         }
         let matrix = workers.install(|| Matrix::new(w))?;
-        if matrix.is_packed() && !embedded[i] {
+        if matrix.is_packed() {
+            // A tied embedding table comes back page by page as its rows are looked up.
             w.bytes.release_pages();
         }
         out.push(Some(matrix));

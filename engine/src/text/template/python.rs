@@ -13,10 +13,16 @@ use crate::limits;
 /// Puts all of it into the environment.
 pub(super) fn install(env: &mut Environment, now: SystemTime) {
     env.add_filter("tojson", tojson);
+    // To the engine, none is an empty list; templates ask `tools is iterable` and then for the length.
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", move |format: &str| strftime(format, now));
     env.set_unknown_method_callback(method);
     env.remove_global("debug");
+    // These make much of little before fuel is asked for, and no chat template has been seen to use them.
+    for name in ["batch", "slice", "format"] {
+        env.remove_filter(name);
+    }
 }
 
 /// What a template said by `raise_exception`.

@@ -2,7 +2,7 @@
 //!
 //! A template comes with a model file: it is a program by a stranger. `minijinja` bounds its steps and bytes by fuel,
 //! but not recursion: 6,000 `+` overflow the stack while parsing, and `{% set ns.x = ns %}{{ ns }}` while printing. So
-//! tags are counted here, and wherever a template gives a value a name, the value is weighed (see `bound.rs`).
+//! tags are counted here, and wherever a value gets a name or comes out of a filter, it is weighed (see `bound.rs`).
 
 use super::bound;
 use crate::limits;
@@ -26,17 +26,19 @@ pub(super) fn prepared(source: &str) -> Result<String, Refused> {
     if source.len() > limits::TEMPLATE_BYTES_MAX {
         return too_large(format!("it has {} bytes; at most {} are supported", source.len(), limits::TEMPLATE_BYTES_MAX));
     }
-    let mut writer = Writer { source, out: String::with_capacity(source.len() * 2), copied: 0 };
+    let mut edits = Edits::default();
     let mut nesting = Nesting::default();
     let mut at = 0;
     while let Some(tag) = next_tag(source, at)? {
         at = tag.end;
+        products(&tag)?;
+        filters(&tag, &mut edits);
         if tag.is_block {
             nesting.enter(&tag)?;
-            rewrite(&tag, &mut writer)?;
+            block(&tag, &mut edits)?;
         }
     }
-    Ok(writer.finish())
+    Ok(edits.applied(source))
 }
 
 /// `{{ … }}` or `{% … %}`.
@@ -171,49 +173,82 @@ fn assignment(tag: &Tag) -> Option<usize> {
     (tag.tokens[after_target].text == "=").then_some(after_target)
 }
 
-/// Writes what must change in a block tag.
-fn rewrite(tag: &Tag, writer: &mut Writer) -> Result<(), Refused> {
+/// A list times a number is a list without end; only texts are repeated, and those say so.
+fn products(tag: &Tag) -> Result<(), Refused> {
+    let text = |token: Option<&Token>| token.is_some_and(|t| t.text.starts_with(['\'', '"']));
+    let bad = |n: usize| tag.tokens[n].text == "*" && !text(tag.tokens.get(n + 1)) && (n == 0 || !text(tag.tokens.get(n - 1)));
+    match (0..tag.tokens.len()).find(|n| bad(*n)) {
+        Some(_) => malformed("a product (*) is supported only of a text in quotes and a number"),
+        None => Ok(()),
+    }
+}
+
+/// `a|f(b)` becomes `a|f(b)|weighed`: a filter may repeat a value any number of times.
+fn filters(tag: &Tag, edits: &mut Edits) {
+    for n in (0..tag.tokens.len()).filter(|n| tag.tokens[*n].text == "|") {
+        let Some(name) = tag.tokens.get(n + 1) else { return };
+        let has_arguments = tag.tokens.get(n + 2).is_some_and(|t| t.text == "(");
+        let last = if has_arguments { closing(&tag.tokens, n + 2) } else { Some(name) };
+        if let Some(last) = last {
+            edits.insert(last.at + last.text.len(), format!("|{}", bound::NAMED));
+        }
+    }
+}
+
+/// The bracket that closes the one at `open`.
+fn closing<'t, 's>(tokens: &'t [Token<'s>], open: usize) -> Option<&'t Token<'s>> {
+    let mut depth = 0_usize;
+    tokens[open..].iter().find(|t| {
+        match t.text {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth -= 1,
+            _ => {}
+        }
+        depth == 0
+    })
+}
+
+/// What must change in a block tag.
+fn block(tag: &Tag, edits: &mut Edits) -> Result<(), Refused> {
     let tokens = &tag.tokens;
     let position = |text: &str| tokens.iter().position(|t| t.text == text);
     match tag.word() {
-        "set" => return rewrite_set(tag, writer),
-        "for" => writer.weigh(tag, &Tag::names(&tokens[1..position("in").unwrap_or(1)])),
-        "macro" => writer.weigh(tag, &parameters(&tokens[1..])),
+        "set" => return set(tag, edits),
+        "for" => edits.weigh(tag, &Tag::names(&tokens[1..position("in").unwrap_or(1)])),
+        "macro" => edits.weigh(tag, &parameters(&tokens[1..])),
         // `{% call(item) list(…) %}`: only the first brackets are parameters.
-        "call" if tokens.get(1).is_some_and(|t| t.text == "(") => writer.weigh(tag, &parameters(&tokens[1..])),
+        "call" if tokens.get(1).is_some_and(|t| t.text == "(") => edits.weigh(tag, &parameters(&tokens[1..])),
         // HuggingFace's own tag, which marks what an assistant says; it prints its body.
-        "generation" => writer.replace(tokens[0], "if true"),
-        "endgeneration" => writer.replace(tokens[0], "endif"),
+        "generation" => edits.replace(tokens[0], "if true"),
+        "endgeneration" => edits.replace(tokens[0], "endif"),
         _ => {}
     }
     Ok(())
 }
 
 /// `{% set a = b %}` becomes `{% set a =( b )|weighed %}`.
-fn rewrite_set(tag: &Tag, writer: &mut Writer) -> Result<(), Refused> {
+fn set(tag: &Tag, edits: &mut Edits) -> Result<(), Refused> {
     let into_namespace = |target: &[Token]| target.iter().any(|t| t.text == ".");
     match assignment(tag) {
         Some(sign) => {
             let filter = if into_namespace(&tag.tokens[..sign]) { bound::KEPT } else { bound::NAMED };
-            writer.insert(tag.tokens[sign].at + 1, "(");
-            writer.insert(tag.close_at, &format!(")|{filter} "));
+            edits.insert(tag.tokens[sign].at + 1, "(".into());
+            edits.insert(tag.close_at, format!(")|{filter} "));
+            Ok(())
         }
-        None if into_namespace(&tag.tokens) => return malformed("a set block cannot fill a namespace"),
-        // `{% set a | filter %}`: a filter may make anything of a text.
-        None if tag.tokens.len() > 2 => writer.insert(tag.close_at, &format!("|{} ", bound::NAMED)),
-        None => {}
+        None if into_namespace(&tag.tokens) => malformed("a set block cannot fill a namespace"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The parameter names of `name(a, b=c)`.
 fn parameters<'s>(tokens: &[Token<'s>]) -> Vec<&'s str> {
-    let mut depth = 0;
+    let mut depth = 0_usize;
     let mut names = Vec::new();
     for pair in tokens.windows(2) {
         match pair[0].text {
             "(" | "[" | "{" => depth += 1,
-            ")" | "]" | "}" => depth -= 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
             _ => {}
         }
         if depth == 1 && matches!(pair[0].text, "(" | ",") {
@@ -226,23 +261,19 @@ fn parameters<'s>(tokens: &[Token<'s>]) -> Vec<&'s str> {
     names
 }
 
-/// Copies the source, with changes.
-struct Writer<'s> {
-    source: &'s str,
-    out: String,
-    copied: usize,
+/// Changes to a source: at a place, skip so many bytes and put this text.
+#[derive(Default)]
+struct Edits {
+    edits: Vec<(usize, usize, String)>,
 }
 
-impl Writer<'_> {
-    fn insert(&mut self, at: usize, text: &str) {
-        self.out.push_str(&self.source[self.copied..at]);
-        self.out.push_str(text);
-        self.copied = at;
+impl Edits {
+    fn insert(&mut self, at: usize, text: String) {
+        self.edits.push((at, 0, text));
     }
 
     fn replace(&mut self, token: Token, text: &str) {
-        self.insert(token.at, text);
-        self.copied = token.at + token.text.len();
+        self.edits.push((token.at, token.text.len(), text.into()));
     }
 
     /// Behind a tag that names values: has them weighed first. The new tags close like the old one, so white space
@@ -250,12 +281,20 @@ impl Writer<'_> {
     fn weigh(&mut self, tag: &Tag, names: &[&str]) {
         let close = tag.close;
         let sets = names.iter().map(|name| format!("{{% set {name} = {name}|{} {close}", bound::NAMED));
-        self.insert(tag.end, &sets.collect::<String>());
+        self.insert(tag.end, sets.collect());
     }
 
-    fn finish(mut self) -> String {
-        self.out.push_str(&self.source[self.copied..]);
-        self.out
+    fn applied(mut self, source: &str) -> String {
+        self.edits.sort_by_key(|(at, ..)| *at);
+        let mut out = String::with_capacity(source.len() * 2);
+        let mut copied = 0;
+        for (at, skipped, text) in self.edits {
+            out.push_str(&source[copied..at]);
+            out.push_str(&text);
+            copied = at + skipped;
+        }
+        out.push_str(&source[copied..]);
+        out
     }
 }
 
@@ -274,7 +313,8 @@ mod tests {
         same("{%- set a = '%}' -%}", "{%- set a =( '%}' )|_named -%}");
         same("{% set n.a, b = [1], {'}}': 2} %}", "{% set n.a, b =( [1], {'}}': 2} )|_kept %}");
         same("{% set a %}x{% endset %}", "{% set a %}x{% endset %}");
-        same("{% set a | default(v=1) %}x", "{% set a | default(v=1) |_named %}x");
+        same("{% set a | default(v=1) %}x", "{% set a | default(v=1)|_named %}x");
+        same("{{ a|f(b|g, '|') ~ 'c|d' }}", "{{ a|f(b|g|_named, '|')|_named ~ 'c|d' }}");
         same("{% for k, v in x -%}", "{% for k, v in x -%}{% set k = k|_named -%}{% set v = v|_named -%}");
         same("{% macro m(a, b=[c, d]) %}", "{% macro m(a, b=[c, d]) %}{% set a = a|_named %}{% set b = b|_named %}");
         same("{% call(a) m(b) %}", "{% call(a) m(b) %}{% set a = a|_named %}");
@@ -294,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_followed_is_refused() {
-        for source in ["{{ a", "{% if", "{{ 'a }}", "{{ 'a\\' }}", "{# a", "{{ a) }}", "{% raw %}", "{% elif a %}", "{% set n.a | list %}"] {
+        for source in ["{{ a", "{% if", "{{ 'a }}", "{{ 'a\\' }}", "{# a", "{{ a) }}", "{% raw %}", "{% elif a %}", "{% set n.a | list %}", "{{ a * 2 }}"] {
             assert!(prepared(source).is_err(), "{source}");
         }
     }
