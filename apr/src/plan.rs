@@ -22,13 +22,13 @@ pub struct RunPlan {
 pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
     let model_path = source::resolve(&args.model)?;
     let prompt = match args.prompt.as_deref() {
-        Some("-") => read_prompt()?,
+        Some("-") => read_prompt(args.raw)?,
         Some(text) => text.to_string(),
         None if std::io::stdin().is_terminal() => {
             return Err(Error::new(Kind::Usage, "no prompt")
                 .hint("give one after the model, or pipe it in: echo 'What is 2+2?' | apr run MODEL"));
         }
-        None => read_prompt()?,
+        None => read_prompt(args.raw)?,
     };
     let config = InferenceConfig {
         prompt: Some(prompt),
@@ -59,8 +59,8 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
     Ok(RunPlan { config, options })
 }
 
-/// The prompt from standard input, without the newline that ends its last line.
-fn read_prompt() -> Result<String> {
+/// The prompt from standard input, without the newline that ends its last line unless it is meant to the byte.
+fn read_prompt(raw: bool) -> Result<String> {
     let mut bytes = Vec::new();
     let limit = limits::PROMPT_BYTES_MAX as u64 + 1;
     std::io::stdin()
@@ -71,7 +71,7 @@ fn read_prompt() -> Result<String> {
     let text = String::from_utf8(bytes).map_err(|e| {
         Error::new(Kind::Usage, format!("the prompt is not UTF-8: byte {}", e.utf8_error().valid_up_to()))
     })?;
-    Ok(match text.strip_suffix('\n') {
+    Ok(match text.strip_suffix('\n').filter(|_| !raw) {
         Some(line) => line.strip_suffix('\r').unwrap_or(line).to_string(),
         None => text,
     })

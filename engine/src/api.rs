@@ -14,6 +14,7 @@ use compute::cpu::isa::Isa;
 
 use crate::error::{Error, Kind, Place, Result};
 use crate::knobs;
+use crate::limits;
 use crate::sample::Sampling;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
 use crate::term::Terminal;
@@ -213,8 +214,10 @@ pub fn backend(threads: Option<usize>) -> Result<Cpu> {
     };
     //= F-CPU-096
     let threads = match threads {
-        Some(0) => {
-            return Err(Error::new(Kind::Usage, "0 threads").at(Place::Flag("--threads".into())));
+        Some(n) if n == 0 || n > limits::THREADS_MAX => {
+            return Err(Error::new(Kind::Usage, format!("{n} threads"))
+                .at(Place::Flag("--threads".into()))
+                .hint(format!("1 to {} are possible", limits::THREADS_MAX)));
         }
         Some(n) => n,
         None => std::thread::available_parallelism().map_or(1, usize::from), //= F-CPU-095
@@ -253,7 +256,12 @@ fn no_gpu() -> Error {
         .hint("leave the flag away to run on the CPU")
 }
 
-fn answer(loaded: &mut Loaded, config: &InferenceConfig, options: &Options, observer: &mut dyn Observer) -> Result<Answer> {
+fn answer(
+    loaded: &mut Loaded,
+    config: &InferenceConfig,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Answer> {
     let Some(text) = &config.prompt else {
         return Err(Error::new(Kind::Usage, "no prompt").hint("give one as the second argument, or pipe it in"));
     };

@@ -6,9 +6,14 @@ use crate::error::{Error, Kind, Result};
 
 /// Refuses non-finite logits. `position` is that of the first row.
 pub fn finite(output: &Output, position: usize) -> Result<()> {
+    //= F-MATH-162
+    //= F-MATH-163
     match output.rows.iter().position(|r| !r.finite) {
         None => Ok(()),
-        Some(r) => Err(Error::new(Kind::Inference, format!("the model gave NaN or infinite logits at position {}", position + r))
-            .hint("the weights are damaged, or activations overflow in this format")),
+        Some(r) => Err(Error::new(
+            Kind::Inference,
+            format!("the model gave NaN or infinite logits at position {}", position + r),
+        )
+        .hint("the weights are damaged, or activations overflow in this format")),
     }
 }

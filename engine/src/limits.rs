@@ -58,3 +58,5 @@ pub const PROMPT_BYTES_MAX: usize = 64 << 20;
 pub const STOPS_MAX: usize = 64;
 /// Bytes of one stop sequence.
 pub const STOP_BYTES_MAX: usize = 4096;
+/// Worker threads of a backend.
+pub const THREADS_MAX: usize = 1 << 10;

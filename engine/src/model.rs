@@ -126,7 +126,8 @@ impl Model {
     pub fn formats(&self) -> Vec<(compute::Format, usize)> {
         let mut counts: Vec<(compute::Format, usize)> = Vec::new();
         let w = &self.weights;
-        let linear = |b: &'_ Block| [&b.q, &b.k, &b.v, &b.attention_output, &b.gate, &b.up, &b.down].map(|l| l.weight.format);
+        let linear =
+            |b: &'_ Block| [&b.q, &b.k, &b.v, &b.attention_output, &b.gate, &b.up, &b.down].map(|l| l.weight.format);
         for f in std::iter::once(w.token_embedding.format).chain(w.blocks.iter().flat_map(linear)) {
             match counts.iter_mut().find(|c| c.0 == f) {
                 Some(c) => c.1 += 1,

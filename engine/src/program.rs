@@ -98,10 +98,12 @@ pub fn build(model: &Model) -> Program {
     let up = p.buffer(h.ffn);
 
     let table = p.weight(w.token_embedding.clone());
+    //= F-MATH-159
     p.push(tag(0, Stage::Embed), Op::Embed { table, dst: x, scale: 1.0 });
 
     let norm = |p: &mut Program, t: Tag, src: BufferId, weight: &compute::WeightRef| {
         let weight = Some(p.weight(weight.clone()));
+        //= F-MATH-164
         let op = Op::Norm {
             kind: arch.norm,
             src,
@@ -161,6 +163,7 @@ pub fn build(model: &Model) -> Program {
 
     norm(&mut p, tag(0, Stage::OutputNorm), x, &w.output_norm);
     let head = if w.tied { table } else { p.weight(w.output.clone()) };
+    //= F-PIPE-179
     p.push(tag(0, Stage::Logits), Op::Logits { src: normed, weight: head, scale: 1.0 });
     p
 }

@@ -31,8 +31,11 @@ pub fn from_metadata(
     let dims_key = keys.name("rope.dimension_count");
     let dims = meta.unsigned(&dims_key)?.unwrap_or(head_dim as u64) as usize;
     if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
-        return Err(Error::malformed(format!("{dims} rotated elements in a head of {head_dim}")).at(Place::Key(dims_key)));
+        return Err(
+            Error::malformed(format!("{dims} rotated elements in a head of {head_dim}")).at(Place::Key(dims_key))
+        );
     }
+    //= F-MATH-165
     let base: Vec<f64> = (0..dims / 2).map(|i| theta.powf(-2.0 * i as f64 / dims as f64)).collect();
     //= F-GGUF-056
     let kind_key = keys.name("rope.scaling.type");
@@ -103,9 +106,8 @@ fn yarn(keys: &Keys<'_>, base: &[f64], theta: f64, dims: usize, context: usize) 
             .at(Place::Key(keys.name("rope.scaling.yarn_log_multiplier"))));
     }
     // The pair whose wavelength fits `turns` times into the original context.
-    let pair_of = |turns: f64| {
-        dims as f64 * (original / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())
-    };
+    let pair_of =
+        |turns: f64| dims as f64 * (original / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
     let low = pair_of(fast).floor().max(0.0);
     let high = pair_of(slow).ceil().min(dims as f64 - 1.0);
     let scaled = base.iter().enumerate().map(|(i, &f)| {

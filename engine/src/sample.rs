@@ -66,11 +66,13 @@ pub struct Sampler {
 impl Sampler {
     /// With its own random numbers, from the seed.
     pub fn new(sampling: Sampling) -> Sampler {
-        Sampler { random: SplitMix64(sampling.seed), sampling }
+        //= F-PIPE-185
+        Sampler { random: SplitMix64(sampling.seed), sampling } //= F-CPU-101
     }
 
     /// What it needs of each row.
     pub fn want(&self) -> Want {
+        //= F-MATH-148
         let greedy = self.sampling.temperature == 0.0 && self.sampling.repeat_penalty == 1.0;
         if greedy { Want::Argmax } else { Want::Logits }
     }

@@ -87,6 +87,7 @@ impl Loaded {
                 if let Some(system) = prompt.system {
                     messages.push(Message::new("system", system));
                 }
+                //= F-MATH-156
                 messages.push(Message::new("user", prompt.text));
                 self.tokenizer.encode(&template.render(&messages, None, true)?)?
             }
@@ -98,6 +99,7 @@ impl Loaded {
             _ => self.tokenizer.encode_raw(prompt.text)?,
         };
         if ids.is_empty() {
+            //= F-MATH-155
             // An empty raw prompt starts where a document starts.
             ids.push(self.tokenizer.bos().or(self.tokenizer.eos()).unwrap_or(0));
         }
@@ -272,6 +274,8 @@ impl<'m> Session<'m> {
     }
 
     /// Answers a prompt that is already token ids.
+    //= F-MATH-141
+    //= F-PIPE-190
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -305,6 +309,7 @@ impl<'m> Session<'m> {
             let id = self.choose(&mut sampler);
             //= F-PIPE-168
             //= F-PIPE-189
+            //= F-MATH-153
             if self.loaded.tokenizer.is_end(id) {
                 break Finish::Eos;
             }
@@ -314,6 +319,7 @@ impl<'m> Session<'m> {
                 break Finish::Stop;
             }
             //= F-PIPE-188
+            //= F-MATH-154
             if answer.tokens.len() == generation.max_tokens {
                 break Finish::Length;
             }
@@ -337,7 +343,7 @@ impl<'m> Session<'m> {
         let row = self.output.rows.last().expect("invariant: a step gives a row of output for each row of the batch");
         match sampler.want() {
             Want::Logits => sampler.choose(&row.values, &self.tokens),
-            _ => row.argmax,
+            _ => row.argmax, //= F-GGUF-060
         }
     }
 

@@ -116,10 +116,7 @@ impl Terminal {
         }
         if self.level == Level::Verbose {
             let prompt_rate = a.prompt_tokens as f64 / a.prefill_ms.max(1e-6) * 1e3;
-            self.note(&format!(
-                "Prompt: {} tokens in {:.2}ms ({prompt_rate:.1} tok/s)",
-                a.prompt_tokens, a.prefill_ms
-            ));
+            self.note(&format!("Prompt: {} tokens in {:.2}ms ({prompt_rate:.1} tok/s)", a.prompt_tokens, a.prefill_ms));
             self.note(&format!(
                 "Generated: {} tokens in {:.2}ms, finish: {}",
                 a.tokens.len(),
@@ -186,11 +183,9 @@ impl Observer for Terminal {
 /// Writes and flushes, so that text appears as it is made.
 fn write_out(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
-        match e.kind() {
-            std::io::ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of the answer went away"),
-            _ => Error::new(Kind::Output, format!("cannot write the answer: {e}")),
-        }
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of the answer went away"),
+        _ => Error::new(Kind::Output, format!("cannot write the answer: {e}")),
     })
 }
 

@@ -176,8 +176,8 @@ impl Cache {
         self.values.extend(halved(values));
     }
 
-    /// Attention weights of one query head over the positions it sees (Vaswani et al. 2017), and their mix of values.
-    pub fn attend(&self, known: &Known, head: usize, q: &[f32], visible: Range<usize>) -> (Vec<f64>, Vec<f64>) {
+    /// The values that one query head sees, mixed by its attention weights (Vaswani et al. 2017).
+    pub fn attend(&self, known: &Known, head: usize, q: &[f32], visible: Range<usize>) -> Vec<f64> {
         let (dim, width) = (known.head_dim, known.kv_heads * known.head_dim);
         let from = head / (known.heads / known.kv_heads) * dim;
         let at = |position: usize| position * width + from..position * width + from + dim;
@@ -191,7 +191,7 @@ impl Cache {
             let v = &self.values[at(j)];
             mix.iter_mut().zip(v).for_each(|(m, &v)| *m += w * f64::from(v));
         }
-        (weights, mix)
+        mix
     }
 
     /// The largest magnitude of a value that a query head sees.
@@ -268,8 +268,8 @@ mod tests {
         };
         let mut cache = Cache::default();
         cache.append(&[1.0, 1.0, 1.0, 1.0], &[1.0, 0.0, 0.0, 3.0]);
-        let (weights, mix) = cache.attend(&known, 1, &[2.0, 5.0], 0..2);
-        assert_eq!((weights, mix), (vec![0.5, 0.5], vec![0.5, 1.5]));
+        assert_eq!(cache.attend(&known, 1, &[2.0, 5.0], 0..2), vec![0.5, 1.5]);
+        assert_eq!(cache.attend(&known, 1, &[2.0, 5.0], 0..1), vec![1.0, 0.0]);
         assert_eq!(cache.largest_value(&known, 0, 0..2), 3.0);
     }
 }

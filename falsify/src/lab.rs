@@ -13,7 +13,9 @@ use compute::plain::Plain;
 use compute::{Backend, Interest, Tag, Want};
 use engine::program::{Stage, untag};
 use engine::sample::Sampling;
-use engine::session::{Answer, Generation, Loaded, PREFILL_CHUNK, Prompt, Session};
+use engine::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
+use engine::text::{Message, Segment};
+use serde_json::Value;
 
 use crate::sabotage::evil_backend::EvilBackend;
 use crate::subject::Subject;
@@ -137,7 +139,8 @@ impl Seen {
     pub fn of(&self, layer: usize, stage: Stage) -> Result<&[f32], Halt> {
         let found = self.values.get(&(layer, stage as u16)).map(Vec::as_slice);
         found.ok_or_else(|| {
-            Refutation::new("the program has every stage", format!("no {stage:?} in layer {layer}"), "its output").into()
+            Refutation::new("the program has every stage", format!("no {stage:?} in layer {layer}"), "its output")
+                .into()
         })
     }
 }
@@ -196,4 +199,45 @@ pub fn probe(model: &Loaded, n: usize) -> Result<Vec<u32>, Halt> {
         return Err(Refutation::new("text has tokens", "none", "some").into());
     }
     Ok(ids.into_iter().cycle().take(n).collect())
+}
+
+/// An observer that keeps the pieces of the answer.
+struct Pieces(Vec<String>);
+
+impl Observer for Pieces {
+    fn event(&mut self, event: Event<'_>) -> engine::Result<()> {
+        if let Event::Text(text) = event {
+            self.0.push(text.to_string());
+        }
+        Ok(())
+    }
+}
+
+/// A greedy answer, and the pieces in which it came.
+pub fn in_pieces(model: &mut Loaded, ids: &[u32], max_tokens: usize) -> Result<(Vec<String>, Answer), Halt> {
+    let mut pieces = Pieces(Vec::new());
+    let generation =
+        Generation { max_tokens, sampling: Sampling::default(), stops: Vec::new(), prefill_chunk: PREFILL_CHUNK };
+    let never = AtomicBool::new(false);
+    let answer = Session::new(model).generate(ids, &generation, &mut pieces, &never);
+    Ok((pieces.0, running("it generates", answer)?))
+}
+
+/// A conversation as JSON, through the model's template.
+pub fn rendered(model: &Loaded, messages: &Value, tools: &Value, ask: bool) -> Result<Vec<Segment>, Halt> {
+    let template =
+        model.template.as_ref().ok_or_else(|| Refutation::new("the file's template is used", "none", "one"))?;
+    let word = |m: &Value, key: &str| m[key].as_str().unwrap_or_default().to_string();
+    let messages: Vec<Message> =
+        messages.as_array().into_iter().flatten().map(|m| Message::new(word(m, "role"), word(m, "content"))).collect();
+    let tools = Some(tools).filter(|t| !t.is_null());
+    running("a conversation renders", template.render(&messages, tools, ask))
+}
+
+/// Scaffold and content in one piece.
+pub fn text_of_segments(segments: &[Segment]) -> String {
+    let text = |s: &Segment| match s {
+        Segment::Scaffold(text) | Segment::Content(text) => text.clone(),
+    };
+    segments.iter().map(text).collect()
 }

@@ -64,6 +64,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod ask;
+pub mod bad;
 pub mod capability;
 pub mod checks;
 pub mod child;
@@ -77,9 +78,13 @@ pub mod oracle;
 pub mod registry;
 pub mod report;
 pub mod sabotage;
+pub mod snippet;
 pub mod stamp;
 pub mod subject;
 pub mod suite;
+pub mod texts;
+pub mod threads;
 pub mod tidy;
 pub mod verdict;
 pub mod whereabouts;
+pub mod written;

@@ -366,7 +366,7 @@ impl Seen {
             ("largest margin of those", self.worst_margin),
             ("largest difference of a best logit", self.worst_logit),
         ] {
-            t.number(&format!("{} ({how}): {what}", golden.name), value);
+            t.number(&format!("{}: {what}", golden.name), value);
         }
         Ok(())
     }
@@ -456,6 +456,34 @@ fn distance(ours: &RowOutput, theirs: &Best) -> f64 {
     off.fold(0f64, |m, x| if x.is_nan() { f64::INFINITY } else { m.max(x) })
 }
 
+// ---- words
+
+/// A text and its ids by HuggingFace's tokenizer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Spelled {
+    /// The text.
+    pub text: String,
+    /// What the ids print: the text in Unicode's composed form.
+    pub nfc: String,
+    /// Ids where control tokens are meant.
+    pub raw: Vec<u32>,
+    /// Ids where the text is nothing but text.
+    pub content: Vec<u32>,
+}
+
+/// Texts that tokenizers trip over, spelled with the fixture's vocabulary (`golden/text/fixture_ids.json`).
+pub fn spelled(s: &Subject) -> Result<Vec<Spelled>, Halt> {
+    #[derive(Deserialize)]
+    struct Stored {
+        cases: Vec<Spelled>,
+    }
+    let stored: Stored = serde_json::from_str(&s.golden_text("text/fixture_ids.json")?).map_err(instrument)?;
+    if stored.cases.is_empty() {
+        return Err(instrument("golden/text/fixture_ids.json has no cases"));
+    }
+    Ok(stored.cases)
+}
+
 // ---- number formats
 
 /// Blocks of one number format, and what they stand for.
@@ -499,6 +527,53 @@ pub fn blocks(t: &mut Tally, s: &Subject, name: &str) -> Result<Blocks, Halt> {
         return Err(broken("has values for other blocks"));
     }
     Ok(Blocks { format, bytes, values: stored.values })
+}
+
+/// The value of a half float (IEEE 754 binary16), from its bits: exact, since powers of two are.
+pub fn half(bits: u16) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+    let size = match exponent {
+        0 => fraction * 2f32.powi(-24),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
+    };
+    if bits >> 15 == 0 { size } else { -size }
+}
+
+fn half_at(block: &[u8], at: usize) -> f32 {
+    half(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// The values of a Q4_K block, from the description of `block_q4_K` in ggml: eight runs of 32 with a scale and a minimum
+/// of six bits each, `d * scale * q - dmin * min`.
+pub fn q4_k(block: &[u8], out: &mut [f32]) {
+    let (d, dmin) = (half_at(block, 0), half_at(block, 2));
+    let six = &block[4..16];
+    for (i, out) in out.iter_mut().enumerate() {
+        let run = i / 32;
+        let (scale, min) = match run {
+            0..4 => (six[run] & 63, six[run + 4] & 63),
+            _ => (six[run + 4] & 15 | six[run - 4] >> 6 << 4, six[run + 4] >> 4 | six[run] >> 6 << 4),
+        };
+        let byte = block[16 + run / 2 * 32 + i % 32];
+        let q = if run % 2 == 0 { byte & 15 } else { byte >> 4 };
+        *out = d * f32::from(scale) * f32::from(q) - dmin * f32::from(min);
+    }
+}
+
+/// The values of a Q6_K block, from the description of `block_q6_K` in ggml: sixteen runs of 16 with a signed scale,
+/// `d * scale * (q - 32)`; four low bits of q in the first 128 bytes, two high ones in the next 64.
+pub fn q6_k(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 208);
+    for (i, out) in out.iter_mut().enumerate() {
+        // Halves of 128 weights; a quarter of a half has its own two bits of each high byte.
+        let (half, quarter, l) = (i / 128, i / 32 % 4, i % 32);
+        let low = block[64 * half + 32 * (quarter % 2) + l] >> (4 * (quarter / 2)) & 15;
+        let high = block[128 + 32 * half + l] >> (2 * quarter) & 3;
+        let scale = block[192 + i / 16] as i8;
+        *out = d * f32::from(scale) * (f32::from(low | high << 4) - 32.0);
+    }
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

@@ -114,6 +114,7 @@ impl Batch<'_> {
         let row = &self.rows[r];
         let position = row.position as usize;
         let from = window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
+        //= F-PIPE-175
         let last = if *causal {
             position
         } else {
@@ -185,6 +186,7 @@ impl RowOutput {
             }
         }
         let sum: f64 = logits.iter().map(|&x| f64::from(x - self.max).exp()).sum();
+        //= F-MATH-161
         self.log_sum_exp = (f64::from(self.max) + sum.ln()) as f32;
         match want {
             Want::TopK(n) => self.top = top_k(logits, n),

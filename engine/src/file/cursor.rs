@@ -107,8 +107,7 @@ impl<'a> Cursor<'a> {
 
     fn ends_inside(&self, what: &str, bytes: u64) -> Error {
         let left = self.remaining();
-        Error::malformed(format!("the file ends inside {what}: {bytes} bytes needed, {left} left"))
-            .at(self.place())
+        Error::malformed(format!("the file ends inside {what}: {bytes} bytes needed, {left} left")).at(self.place())
     }
 }
 

@@ -82,12 +82,7 @@ pub fn parse(bytes: Bytes) -> Result<Checked> {
     let (metadata, alignment) = read_metadata(&mut c, head.entries)?;
     let infos = read_infos(&mut c, head.tensors)?;
     let tensors = place_tensors(&bytes, c, infos, alignment)?;
-    Ok(Checked {
-        format: format!("GGUF v{}", head.version),
-        metadata,
-        tensors,
-        file_bytes: bytes.len() as u64,
-    })
+    Ok(Checked { format: format!("GGUF v{}", head.version), metadata, tensors, file_bytes: bytes.len() as u64 })
 }
 
 /// The first 24 bytes.
@@ -264,10 +259,7 @@ fn read_info(c: &mut Cursor<'_>, name: String) -> Result<Info> {
     let dims = c.u32("the number of dimensions").map_err(|e| inside(e, &name))?;
     if !(1..=limits::TENSOR_DIMS_MAX).contains(&dims) {
         let max = limits::TENSOR_DIMS_MAX;
-        return Err(inside(
-            Error::malformed(format!("{dims} dimensions, expected 1 to {max}")).at(place),
-            &name,
-        ));
+        return Err(inside(Error::malformed(format!("{dims} dimensions, expected 1 to {max}")).at(place), &name));
     }
     let mut shape = Vec::with_capacity(dims as usize);
     for _ in 0..dims {
@@ -283,9 +275,7 @@ fn read_info(c: &mut Cursor<'_>, name: String) -> Result<Info> {
         return Err(Error::malformed(format!("the shape {shape:?} has an extent of 0")).at(tensor()));
     }
     if elements(&shape).is_none() {
-        return Err(
-            Error::malformed(format!("the shape {shape:?} has too many elements to count")).at(tensor())
-        );
+        return Err(Error::malformed(format!("the shape {shape:?} has too many elements to count")).at(tensor()));
     }
     let format = Format::from_ggml(type_id).ok_or_else(|| unsupported_type(type_id).at(tensor()))?;
     match tensor_bytes(format, &shape) {
@@ -325,8 +315,7 @@ fn place_tensors(
     }
     for info in infos {
         let range = span_of(&info, c.position(), alignment, bytes.len() as u64)?;
-        let data =
-            bytes.slice(range.clone()).ok_or_else(|| Error::malformed("its data ends beyond the file"))?;
+        let data = bytes.slice(range.clone()).ok_or_else(|| Error::malformed("its data ends beyond the file"))?;
         spans.push((range, info.name.clone()));
         let tensor = Tensor { format: info.format, shape: info.shape, bytes: data };
         if tensors.insert(info.name.clone(), tensor).is_some() {
@@ -411,8 +400,9 @@ impl Split {
         at_most(count, limits::SHARDS_MAX, "files of one model", place())?;
         let no = metadata.need_unsigned("split.no")?;
         if no >= count {
-            return Err(Error::malformed(format!("part {no}, counted from 0, of {count}"))
-                .at(Place::Key("split.no".into())));
+            return Err(
+                Error::malformed(format!("part {no}, counted from 0, of {count}")).at(Place::Key("split.no".into()))
+            );
         }
         Ok(Some(Split { no, count, tensors: metadata.unsigned("split.tensors.count")? }))
     }
@@ -434,10 +424,7 @@ impl Split {
 /// Gathers the parts of a split model. The metadata of the first part is the model's; `opened` may be any
 /// part.
 fn open_split(path: &Path, opened: Checked, split: Split) -> Result<Checked> {
-    let hint = format!(
-        "the model is split; open the file that ends in {}, with the others beside it",
-        split.suffix(0)
-    );
+    let hint = format!("the model is split; open the file that ends in {}, with the others beside it", split.suffix(0));
     let mut opened = Some(opened);
     let mut model: Option<Checked> = None;
     for no in 0..split.count {
@@ -445,15 +432,11 @@ fn open_split(path: &Path, opened: Checked, split: Split) -> Result<Checked> {
             Some(part) => part,
             None => {
                 let sibling = split.sibling(path, no).ok_or_else(|| {
-                    let what = format!(
-                        "this is part {} of {}, but its name does not say so",
-                        split.no + 1,
-                        split.count
-                    );
+                    let what =
+                        format!("this is part {} of {}, but its name does not say so", split.no + 1, split.count);
                     Error::malformed(what).at(Place::Key("split.count".into())).hint(hint.clone())
                 })?;
-                open_part(&sibling, no, split)
-                    .map_err(|e| if e.hint.is_none() { e.hint(&hint) } else { e })?
+                open_part(&sibling, no, split).map_err(|e| if e.hint.is_none() { e.hint(&hint) } else { e })?
             }
         };
         match &mut model {
@@ -466,11 +449,7 @@ fn open_split(path: &Path, opened: Checked, split: Split) -> Result<Checked> {
     if let Some(tensors) = split.tensors
         && tensors != model.tensors.len() as u64
     {
-        let what = format!(
-            "{tensors} tensors announced, but the {} parts have {}",
-            split.count,
-            model.tensors.len()
-        );
+        let what = format!("{tensors} tensors announced, but the {} parts have {}", split.count, model.tensors.len());
         return Err(Error::malformed(what).at(Place::Key("split.tensors.count".into())));
     }
     Ok(model)

@@ -94,9 +94,8 @@ fn key(key: &str) -> Place {
 
 fn pre(metadata: &Metadata) -> Result<&'static Pre> {
     let names = || PRES.iter().map(|p| p.name).collect::<Vec<_>>().join(", ");
-    let unsupported = |what: String| {
-        Error::new(Kind::Unsupported, what).at(key(PRE)).hint(format!("supported: {}", names()))
-    };
+    let unsupported =
+        |what: String| Error::new(Kind::Unsupported, what).at(key(PRE)).hint(format!("supported: {}", names()));
     let name = metadata.string(PRE)?.ok_or_else(|| unsupported("the file does not name its pre-tokeniser".into()))?;
     PRES.iter().find(|p| p.name == name).ok_or_else(|| unsupported(format!("unknown pre-tokeniser {}", quoted(name))))
 }
@@ -157,7 +156,8 @@ impl Encoder for ByteLevel {
             spelling.clear();
             spelling.extend(word.bytes().map(|b| self.alphabet[usize::from(b)]));
             let tokens = self.bpe.tokenize(&spelling);
-            let tokens = tokens.map_err(|e| Error::new(Kind::Inference, format!("the byte-pair encoder failed: {e}")))?;
+            let tokens =
+                tokens.map_err(|e| Error::new(Kind::Inference, format!("the byte-pair encoder failed: {e}")))?;
             ids.extend(tokens.iter().map(|t| t.id));
             Ok(())
         })
@@ -177,8 +177,9 @@ impl ByteLevel {
     }
 }
 
-/// Unicode's composed form, by the tables of `tokenizers`. Pieces are kept small because it needs twenty times their size.
-fn composed(text: &str) -> Cow<'_, str> {
+/// Unicode's composed form, by the tables of `tokenizers`. Pieces are kept small because it needs twenty times their
+/// size.
+pub(super) fn composed(text: &str) -> Cow<'_, str> {
     const PIECE: usize = 1 << 12;
     // Nothing below U+0300 composes with what is before it.
     let plain = |text: &str| text.chars().all(|c| c < '\u{300}');
@@ -232,8 +233,8 @@ struct Cutter {
 }
 
 impl Cutter {
-    /// From an expression of a `tokenizer.json`. The one look-ahead that these have, `\s+(?!\S)|\s+`, means: blanks, all
-    /// but the last if something follows. That is said here by `\s+` and a flag.
+    /// From an expression of a `tokenizer.json`. The one look-ahead that these have, `\s+(?!\S)|\s+`, means: blanks,
+    /// all but the last if something follows. That is said here by `\s+` and a flag.
     fn new(expression: &str) -> Result<Cutter> {
         let without = expression.strip_suffix(r"\s+(?!\S)|\s+").map(|begin| format!(r"{begin}\s+"));
         let last_blank_joins = without.is_some();
@@ -260,7 +261,7 @@ impl Cutter {
 }
 
 /// GPT-2's spelling: the bytes that print as themselves are themselves, the others are the characters from U+0100 on.
-fn alphabet() -> [char; 256] {
+pub(super) fn alphabet() -> [char; 256] {
     let mut next = '\u{100}'..;
     std::array::from_fn(|byte| match byte as u8 {
         b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => byte as u8 as char,
@@ -279,4 +280,80 @@ fn token_bytes(spelling: &str) -> Vec<u8> {
         _ => None,
     };
     spelling.chars().map(byte).collect::<Option<_>>().unwrap_or_else(|| spelling.as_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_alphabet_is_a_spelling_of_the_bytes() {
+        for (byte, c) in alphabet().into_iter().enumerate() {
+            assert_eq!(token_bytes(&c.to_string()), [byte as u8]);
+        }
+        // As GPT-2's encoder.py has them.
+        assert_eq!([0, 10, 32, 127, 160, 173].map(|b| alphabet()[b]), ['Ā', 'Ċ', 'Ġ', 'ġ', 'ł', 'Ń']);
+        assert_eq!(token_bytes("Ġcaf\u{c3}\u{a9}"), b" caf\xc3\xa9".map(|b| b));
+        assert_eq!(token_bytes("日"), "日".as_bytes());
+    }
+
+    /// The words of an expression of a `tokenizer.json`, by the engine that HuggingFace's crate uses.
+    fn reference<'t>(expression: &str, text: &'t str) -> Vec<&'t str> {
+        SysRegex::new(expression).unwrap().find_iter(text).map(|(start, end)| &text[start..end]).collect()
+    }
+
+    fn words<'t>(expression: &str, text: &'t str) -> Vec<&'t str> {
+        let cutters = [Cutter::new(expression).unwrap()];
+        let mut lens = Vec::new();
+        for_each_word(&cutters, text, &mut |word| {
+            lens.push(word.len());
+            Ok(())
+        })
+        .unwrap();
+        let mut at = 0;
+        let word = |len: usize| {
+            at += len;
+            &text[at - len..at]
+        };
+        lens.into_iter().map(word).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_those_of_the_reference_expression(
+            text in prop_oneof!["\\PC{0,40}", "[ \t\r\n\u{a0}'sSlLvVeEſa1.!é日\u{301}]{0,40}"],
+        ) {
+            for pre in PRES {
+                prop_assert_eq!(words(pre.words[0], &text), reference(pre.words[0], &text));
+            }
+        }
+
+        #[test]
+        fn composing_piece_by_piece_is_composing(text in "[ a-eE\u{300}-\u{330}\u{1100}-\u{11ff}日é\n]{0,60}") {
+            let mut whole = NormalizedString::from(text.as_str());
+            whole.nfc();
+            prop_assert_eq!(composed(&text), whole.get());
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_composed_in_pieces() {
+        let text = "e\u{301} \u{e9}\u{327}".repeat(3000);
+        let mut whole = NormalizedString::from(text.as_str());
+        whole.nfc();
+        assert_eq!(composed(&text), whole.get());
+    }
+
+    /// Where the reference engine gives up: it finds no word at all in this text.
+    #[test]
+    fn a_million_blanks_are_one_word() {
+        let text = " ".repeat(1_200_000) + "x y";
+        assert_eq!(reference(PRES[0].words[0], &text), [""; 0]);
+        let words = words(PRES[0].words[0], &text);
+        assert_eq!(words[words.len() - 2..], [" x", " y"]);
+        assert!(words.iter().all(|word| word.len() <= limits::WORD_BYTES_MAX));
+        assert_eq!(words.concat(), text);
+    }
 }

@@ -8,6 +8,8 @@ mod bpe;
 mod special;
 mod stop;
 mod template;
+#[cfg(test)]
+mod testing;
 mod tokenizer;
 mod utf8;
 mod vocabulary;

@@ -82,7 +82,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn specials(texts: &[&str]) -> Specials {
-        let special = |(id, text): (usize, &&str)| Special { text: (*text).into(), id: id as u32, control: id % 2 == 0 };
+        let special =
+            |(id, text): (usize, &&str)| Special { text: (*text).into(), id: id as u32, control: id % 2 == 0 };
         Specials::new(texts.iter().enumerate().map(special).collect())
     }
 

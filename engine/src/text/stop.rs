@@ -37,14 +37,19 @@ impl StopFinder {
                 return usage("a stop sequence is empty: it would end every text before it begins".into());
             }
             if stop.len() > limits::STOP_BYTES_MAX {
-                return usage(format!("a stop sequence has {} bytes; at most {} are allowed", stop.len(), limits::STOP_BYTES_MAX));
+                return usage(format!(
+                    "a stop sequence has {} bytes; at most {} are allowed",
+                    stop.len(),
+                    limits::STOP_BYTES_MAX
+                ));
             }
         }
         let stops = stops.iter().map(|s| Stop::new(s.as_ref().as_bytes())).collect();
         Ok(StopFinder { stops, held: String::new(), stopped: false })
     }
 
-    /// Takes text; gives what is certainly before any stop sequence, and whether one was found. After that, nothing more.
+    /// Takes text; gives what is certainly before any stop sequence, and whether one was found. After that, nothing
+    /// more.
     pub fn push(&mut self, text: &str) -> (String, bool) {
         if self.stopped {
             return (String::new(), true);

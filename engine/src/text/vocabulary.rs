@@ -1,7 +1,8 @@
 //! The vocabulary of a model file: what each token is called, what it is for, which bytes it stands for.
 //!
 //! Every number and every text is checked here, once. Knows nothing of how text is split or templates are filled.
-//! Where files in the wild are merely odd, this is as tolerant as llama.cpp; where they contradict themselves, it refuses.
+//! Where files in the wild are merely odd, this is as tolerant as llama.cpp; where they contradict themselves, it
+//! refuses.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -33,11 +34,32 @@ pub(super) enum Kind {
 
 /// Tokens that end an answer, by their text: files name one end of text, models have several. llama.cpp's list.
 const ENDS: &[&str] = &[
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
     // A code model that begins another file has finished this one.
-    "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
 ];
 
 /// A checked vocabulary.
@@ -68,8 +90,7 @@ impl Vocabulary {
         let turn_ends = [eos, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
         let end_ids = ends(&texts, &kinds).chain(turn_ends.into_iter().flatten()).collect();
 
-        let mut vocabulary =
-            Vocabulary { texts, kinds, bytes: Vec::new(), ends: Vec::new(), bos, eos, pad, end_ids };
+        let mut vocabulary = Vocabulary { texts, kinds, bytes: Vec::new(), ends: Vec::new(), bos, eos, pad, end_ids };
         vocabulary.spell(bytes)?;
         Ok(vocabulary)
     }
@@ -175,7 +196,8 @@ fn texts(metadata: &Metadata) -> Result<Vec<Box<str>>> {
             return Err(malformed(TOKENS, format!("token {id} is {}, not text", value.kind())));
         };
         if text.len() > limits::TOKEN_BYTES_MAX {
-            let what = format!("token {id} has {} bytes; at most {} are supported", text.len(), limits::TOKEN_BYTES_MAX);
+            let what =
+                format!("token {id} has {} bytes; at most {} are supported", text.len(), limits::TOKEN_BYTES_MAX);
             return Err(Error::new(ErrorKind::TooLarge, what).at(Place::Key(TOKENS.into())));
         }
         // A nameless token is a hole: nothing matches it and it prints nothing. llama.cpp lets it pass, and so do we.
@@ -192,8 +214,8 @@ fn texts(metadata: &Metadata) -> Result<Vec<Box<str>>> {
 /// What each token is for. Files without types have names to go by.
 fn kinds(metadata: &Metadata, texts: &[Box<str>]) -> Result<Vec<Kind>> {
     let Some(values) = metadata.array(TYPES)? else {
-        let kind = |text: &Box<str>| if looks_like_control(text) { Kind::Control } else { Kind::Normal };
-        return Ok(texts.iter().map(kind).collect());
+        let kind = |text: &str| if looks_like_control(text) { Kind::Control } else { Kind::Normal };
+        return Ok(texts.iter().map(|text| kind(text)).collect());
     };
     if values.len() < texts.len() {
         return Err(malformed(TYPES, format!("{} types for {} tokens", values.len(), texts.len())));

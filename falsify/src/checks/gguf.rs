@@ -7,24 +7,25 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use compute::program::{KvSpec, NormKind, Op, Program, Tag};
+use compute::program::{KvSpec, Op, Program, Tag};
 use engine::file::{Checked, Value as Read};
 use engine::model::Model;
-use engine::session::Loaded;
 use engine::text::{Segment, Tokenizer};
 use engine::{Error, Kind};
 use serde_json::Value as Json;
 
 use super::Check;
-use super::cpu::{matrix, run, ways};
 use crate::ask;
+use crate::bad::{self, Bad};
 use crate::child::Output;
 use crate::forge;
 use crate::forge::gguf::{Data, Value, Writer};
 use crate::lab::{self, Setup, running};
 use crate::oracle;
+use crate::snippet::{matrix, run, ways};
 use crate::subject::Subject;
 use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
+use crate::written::{as_written, extremes};
 
 /// The written rows of this prefix.
 pub static CHECKS: &[(&str, Check)] = &[
@@ -90,16 +91,16 @@ fn loads(s: &Subject, formats: &[&str], models: &[&str]) -> Attempt {
         let golden = oracle::golden(s, name)?.up_to(SHORT);
         let path = golden.model(s)?;
         let mut model = lab::open(s, &path, Setup::default())?;
+        oracle::teacher_forced(&mut t, &mut model, &golden, golden.epsilon)?;
+        t.note(format!("{name}: {}", model.backend()));
+        let mut plain = lab::open(s, &path, Setup { oracle: true, ..Setup::default() })?;
+        oracle::exact(&mut t, &mut plain, &golden)?;
         let has: Vec<&str> = model.model.formats().iter().map(|(f, _)| f.0.name).collect();
         for format in formats {
             t.hold(has.contains(format), || {
                 Refutation::new(format!("matrices of {name} are {format}"), has.join(", "), *format)
             })?;
         }
-        oracle::teacher_forced(&mut t, &mut model, &golden, golden.epsilon)?;
-        t.note(format!("{name}: {}", model.backend()));
-        let mut plain = lab::open(s, &path, Setup { oracle: true, ..Setup::default() })?;
-        oracle::exact(&mut t, &mut plain, &golden)?;
     }
     t.done()
 }
@@ -170,107 +171,6 @@ pub fn f_gguf_048(s: &Subject) -> Attempt {
     t.done()
 }
 
-/// Every key with its value and every tensor with its shape and bytes, and nothing else.
-fn as_written(t: &mut Tally, file: &str, w: &Writer, read: &Checked) -> Result<(), Halt> {
-    let keys: Vec<&String> = read.metadata.entries.keys().collect();
-    t.equal(&format!("{file}: as many keys as were written"), &keys.len(), &w.entries.len())?;
-    for e in &w.entries {
-        let key = String::from_utf8_lossy(&e.key).into_owned();
-        let want = value_of(e.type_id, &mut &e.value[..]).ok_or_else(|| instrument(format!("{key} has no value")))?;
-        let got = read.metadata.get(&key);
-        t.hold(got.is_some_and(|got| same(got, &want)), || {
-            Refutation::new(format!("{file}: {key} is what was written"), format!("{got:?}"), format!("{want:?}"))
-        })?;
-    }
-    t.equal(&format!("{file}: as many tensors as were written"), &read.tensors.len(), &w.tensors.len())?;
-    for tensor in &w.tensors {
-        let name = String::from_utf8_lossy(&tensor.name).into_owned();
-        let shape: Vec<usize> = tensor.dims.iter().rev().map(|&d| d as usize).collect();
-        let Data::Bytes(bytes) = &tensor.data else { return Err(instrument("a hole")) };
-        let got = read.tensors.get(&name).map(|g| (g.shape.clone(), g.format.0.ggml_type, g.bytes[..] == bytes[..]));
-        t.equal(&format!("{file}: {name} is what was written"), &got, &Some((shape, tensor.type_id, true)))?;
-    }
-    Ok(())
-}
-
-/// A value as its bytes stand in a file, read from the format's description.
-fn value_of(type_id: u32, bytes: &mut &[u8]) -> Option<Read> {
-    fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
-        let (head, rest) = bytes.split_at_checked(n)?;
-        *bytes = rest;
-        Some(head)
-    }
-    fn number<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-        take(bytes, N)?.try_into().ok()
-    }
-    let signed = |n: i64| if n < 0 { Read::Signed(n) } else { Read::Unsigned(n as u64) };
-    Some(match type_id {
-        0 => Read::Unsigned(u8::from_le_bytes(number(bytes)?).into()),
-        1 => signed(i8::from_le_bytes(number(bytes)?).into()),
-        2 => Read::Unsigned(u16::from_le_bytes(number(bytes)?).into()),
-        3 => signed(i16::from_le_bytes(number(bytes)?).into()),
-        4 => Read::Unsigned(u32::from_le_bytes(number(bytes)?).into()),
-        5 => signed(i32::from_le_bytes(number(bytes)?).into()),
-        6 => Read::Float(f32::from_le_bytes(number(bytes)?).into()),
-        7 => Read::Bool(take(bytes, 1)? == [1]),
-        8 => {
-            let len = u64::from_le_bytes(number(bytes)?) as usize;
-            let text = take(bytes, len)?.to_vec();
-            String::from_utf8(text).map_or_else(|e| Read::RawString(e.into_bytes()), Read::String)
-        }
-        9 => {
-            let element = u32::from_le_bytes(number(bytes)?);
-            let len = u64::from_le_bytes(number(bytes)?);
-            Read::Array((0..len).map(|_| value_of(element, bytes)).collect::<Option<_>>()?)
-        }
-        10 => Read::Unsigned(u64::from_le_bytes(number(bytes)?)),
-        11 => signed(i64::from_le_bytes(number(bytes)?)),
-        12 => Read::Float(f64::from_le_bytes(number(bytes)?)),
-        _ => return None,
-    })
-}
-
-/// Equal, with NaN equal to itself and the zeros apart.
-fn same(a: &Read, b: &Read) -> bool {
-    match (a, b) {
-        (Read::Float(a), Read::Float(b)) => a.to_bits() == b.to_bits(),
-        (Read::Array(a), Read::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
-        _ => a == b,
-    }
-}
-
-/// Both ends of every type, alone and in arrays, and tensors that alignment keeps apart.
-fn extremes(version: u32, alignment: u32) -> Writer {
-    let mut w = Writer::new(version);
-    w.align(alignment);
-    for (key, ends) in [
-        ("u8", [Value::U8(0), Value::U8(u8::MAX)]),
-        ("i8", [Value::I8(i8::MIN), Value::I8(i8::MAX)]),
-        ("u16", [Value::U16(0), Value::U16(u16::MAX)]),
-        ("i16", [Value::I16(i16::MIN), Value::I16(i16::MAX)]),
-        ("u32", [Value::U32(0), Value::U32(u32::MAX)]),
-        ("i32", [Value::I32(i32::MIN), Value::I32(i32::MAX)]),
-        ("f32", [Value::F32(-0.0), Value::F32(f32::MIN_POSITIVE / 4.0)]),
-        ("bool", [Value::Bool(0), Value::Bool(1)]),
-        ("string", ["".into(), "zwei Wörter, 三个字, \u{1f980}\0\n".into()]),
-        ("u64", [Value::U64(0), Value::U64(u64::MAX)]),
-        ("i64", [Value::I64(i64::MIN), Value::I64(-1)]),
-        ("f64", [Value::F64(f64::NAN), Value::F64(f64::NEG_INFINITY)]),
-    ] {
-        let type_id = ends[0].type_id();
-        w.set(&format!("{key}.array"), Value::Array(type_id, ends.to_vec()));
-        w.set(&format!("{key}.none"), Value::Array(type_id, Vec::new()));
-        let nested = ends.iter().map(|end| Value::Array(type_id, vec![end.clone()])).collect();
-        w.set(&format!("{key}.nested"), Value::Array(9, nested));
-        let [low, high] = ends;
-        w.set(&format!("{key}.low"), low);
-        w.set(&format!("{key}.high"), high);
-    }
-    w.tensor("a", &[3], 0, Data::Bytes((0..12).collect()));
-    w.tensor("b", &[1, 2, 1, 3], 1, Data::Bytes((0..12).rev().collect()));
-    w
-}
-
 /// The fixture's metadata says what HuggingFace's files say: `config.json`, `tokenizer.json`, `merges.txt`.
 fn as_converted(t: &mut Tally, s: &Subject, read: &Checked) -> Result<(), Halt> {
     let beside = s.fixtures.join("qwen2-tiny");
@@ -303,7 +203,9 @@ fn as_converted(t: &mut Tally, s: &Subject, read: &Checked) -> Result<(), Halt> 
     }
     let tokenizer: Json = serde_json::from_str(&text("tokenizer.json")?).map_err(instrument)?;
     let mut words: BTreeMap<u64, &str> = BTreeMap::new();
-    words.extend(tokenizer["model"]["vocab"].as_object().into_iter().flatten().filter_map(|(w, i)| Some((i.as_u64()?, &**w))));
+    words.extend(
+        tokenizer["model"]["vocab"].as_object().into_iter().flatten().filter_map(|(w, i)| Some((i.as_u64()?, &**w))),
+    );
     let added = tokenizer["added_tokens"].as_array().into_iter().flatten();
     words.extend(added.filter_map(|a| Some((a["id"].as_u64()?, a["content"].as_str()?))));
     let tokens = read.metadata.array("tokenizer.ggml.tokens").ok().flatten().unwrap_or_default();
@@ -346,8 +248,21 @@ fn tokenizer(read: &Checked) -> Result<Tokenizer, Halt> {
 
 /// Use GGUF tokenizer: llama.cpp's ids for whole prompts, and text comes back as it went in.
 pub fn f_gguf_049(s: &Subject) -> Attempt {
-    let mut t = Tally::new("the tokenizers of both fixtures and of forged qwen2 and llama files, against llama.cpp's ids");
+    let mut t =
+        Tally::new("the tokenizers of both fixtures and of forged files, against ids of llama.cpp and HuggingFace");
     let mut ids = 0;
+    for quantisation in ["q8_0", "q4_k_m"] {
+        let file = s.fixture(quantisation)?;
+        let words = tokenizer(&running("the fixture opens", engine::file::open(&file))?)?;
+        for case in oracle::spelled(s)? {
+            let raw = running("a text encodes", words.encode_raw(&case.text))?;
+            t.equal(&format!("{:?} with control tokens: HuggingFace's ids", case.text), &raw, &case.raw)?;
+            let content = running("a text encodes", words.encode_text(&case.text))?;
+            t.equal(&format!("{:?} as nothing but text: HuggingFace's ids", case.text), &content, &case.content)?;
+            let back = String::from_utf8_lossy(&words.decode(&content)).into_owned();
+            t.equal("decoding gives the composed text back", &back, &case.nfc)?;
+        }
+    }
     for name in SPOKEN {
         let golden = oracle::golden(s, name)?;
         let words = tokenizer(&running("the file opens", engine::file::open(&golden.model(s)?))?)?;
@@ -387,7 +302,11 @@ pub fn f_gguf_050(s: &Subject) -> Attempt {
         let golden = oracle::golden(s, name)?;
         let words = tokenizer(&running("the file opens", engine::file::open(&golden.model(s)?))?)?;
         let ids = (words.bos(), words.eos(), words.pad(), words.add_bos());
-        t.equal(&format!("{name}: ids as written"), &ids, &(Some(said.bos), Some(said.eos), Some(said.pad), said.add_bos))?;
+        t.equal(
+            &format!("{name}: ids as written"),
+            &ids,
+            &(Some(said.bos), Some(said.eos), Some(said.pad), said.add_bos),
+        )?;
         begins(&mut t, name, &words, &golden)?;
     }
     for name in ["qwen2-tiny-q8_0", "qwen2-tiny-q4_k_m"] {
@@ -396,7 +315,7 @@ pub fn f_gguf_050(s: &Subject) -> Attempt {
         let config = std::fs::read_to_string(s.fixtures.join("qwen2-tiny/config.json")).map_err(instrument)?;
         let config: Json = serde_json::from_str(&config).map_err(instrument)?;
         let mut model = lab::open(s, &path, Setup::default())?;
-        let ids = (model.tokenizer.bos(), model.tokenizer.eos()).map(|id| id.map(u64::from));
+        let ids = (model.tokenizer.bos().map(u64::from), model.tokenizer.eos().map(u64::from));
         let want = (config["bos_token_id"].as_u64(), config["eos_token_id"].as_u64());
         t.equal("the fixture's ids are config.json's", &ids, &want)?;
         begins(&mut t, name, &model.tokenizer, &golden)?;
@@ -448,7 +367,9 @@ pub fn f_gguf_052(s: &Subject) -> Attempt {
     drop(read);
     // A context that no model has is refused after the file is open and before anything is computed.
     let out = s.apr(["run"]).args([path.as_os_str()]).args(["x", "--ctx-size", "99999999"]).judged()?;
-    t.hold(out.code() == Some(2), || out.refute("it opens the file and refuses the context", out.err(), "exit code 2"))?;
+    t.hold(out.code() == Some(2), || {
+        out.refute("it opens the file and refuses the context", out.err(), "exit code 2")
+    })?;
     let peak = out.peak_rss_bytes.ok_or_else(|| instrument("no VmHWM was seen"))?;
     t.at_most("peak resident bytes of apr over the file's size", peak as f64 / size as f64, 1.0 / 8.0)?;
     t.number("bytes of the file", size as f64);
@@ -512,7 +433,8 @@ pub fn f_gguf_053(s: &Subject) -> Attempt {
 
 /// Support GQA (grouped query attention): head h reads K/V head h / (heads / kv_heads).
 pub fn f_gguf_055(s: &Subject) -> Attempt {
-    let mut t = Tally::new("forged models of 1, 2 and all K/V heads against llama.cpp; one attention with marked heads");
+    let mut t =
+        Tally::new("forged models of 1, 2 and all K/V heads against llama.cpp; one attention with marked heads");
     for name in ["qwen2-gqa4-q4_k", "qwen2-mha-q8_0", "qwen2-uneven-q8_0", "llama-f32", "llama-head128-q8_0"] {
         let golden = oracle::golden(s, name)?;
         let path = golden.model(s)?;
@@ -531,7 +453,11 @@ pub fn f_gguf_055(s: &Subject) -> Attempt {
                 let near = head.iter().all(|x| (x - want).abs() <= 1e-5);
                 t.hold(near, || {
                     let at = format!("{heads} heads on {kv_heads} ({}), head {}", ran.how, h % heads);
-                    Refutation::new("a head reads the values of its group", format!("{head:?} ({at})"), want.to_string())
+                    Refutation::new(
+                        "a head reads the values of its group",
+                        format!("{head:?} ({at})"),
+                        want.to_string(),
+                    )
                 })?;
             }
         }
@@ -591,6 +517,153 @@ pub fn f_gguf_060(s: &Subject) -> Attempt {
             asked += 1;
         }
     }
+    if asked < 4 {
+        return Err(instrument(format!("only {asked} golden cases can be asked through apr")));
+    }
     t.number("answers of apr compared", f64::from(asked));
+    t.done()
+}
+
+// ---- bad files
+
+/// What the engine makes of a file's bytes: everything that is checked before numbers are computed.
+fn understood(bytes: Vec<u8>) -> Result<(), Error> {
+    let read = engine::file::gguf::parse(bytes.into())?;
+    let model = Model::new(read)?;
+    let words = Tokenizer::from_metadata(&model.metadata)?;
+    engine::model::check_vocabulary(words.vocab_size(), &model)?;
+    engine::text::ChatTemplate::from_metadata(&model.metadata, &words).map(drop)
+}
+
+/// The file is refused for being bad, in words that name what is bad.
+fn refused(t: &mut Tally, bad: &Bad, met: Result<(), Error>) -> Result<(), Halt> {
+    let what = || format!("refused: {}", bad.what);
+    let Err(e) = met else {
+        return Err(Refutation::new(what(), "accepted", "an error").into());
+    };
+    let kind = [Kind::Malformed, Kind::Unsupported, Kind::TooLarge].contains(&e.kind);
+    t.hold(kind, || Refutation::new(what(), format!("{e:?}"), "malformed, unsupported or too large"))?;
+    let named = bad.names.as_ref().is_none_or(|name| e.to_string().contains(name.as_str()));
+    t.hold(named, || Refutation::new(what(), e.to_string(), format!("{:?} in the message", bad.names)))
+}
+
+/// The same through `apr run`: an exit code of a bad file, one line that names what is bad, and no memory for it.
+fn refused_by_apr(t: &mut Tally, s: &Subject, bad: &Bad) -> Result<Output, Halt> {
+    let file = s.scratch()?.join("bad.gguf");
+    std::fs::write(&file, &bad.bytes).map_err(instrument)?;
+    let out = s.apr(["run"]).args([file.as_os_str()]).args(["2+2?", "--max-tokens", "4"]).judged()?;
+    let what = format!("apr refuses: {}", bad.what);
+    let code = matches!(out.code(), Some(5..=7));
+    t.hold(code, || out.refute(&what, format!("{:?}: {}", out.code(), out.err()), "exit code 5, 6 or 7"))?;
+    let err = out.err();
+    let line =
+        err.trim_end().lines().count() == 1 && out.stdout.is_empty() && !err.trim_end().contains(char::is_control);
+    t.hold(line, || out.refute(&what, &*err, "one line on standard error and nothing else"))?;
+    let named = bad.names.as_ref().is_none_or(|name| err.contains(name.as_str()));
+    t.hold(named, || out.refute(&what, &*err, format!("{:?} in the message", bad.names)))?;
+    let peak = out.peak_rss_bytes.unwrap_or_default();
+    t.at_most("peak resident bytes of apr on a bad file", peak as f64, (64 << 20) as f64)?;
+    let _ = std::fs::remove_file(&file);
+    Ok(out)
+}
+
+/// Validate tensor shapes: each tensor of a model with each other shape is refused by its name.
+pub fn f_gguf_057(s: &Subject) -> Attempt {
+    let mut t =
+        Tally::new("every tensor of forged qwen2 and llama models with up to 12 other shapes; some through apr");
+    let (mut tried, mut outcome) = (0u32, Ok(()));
+    for name in ["qwen2-q8_0", "qwen2-f16", "llama-f16"] {
+        let each = |bad: Bad| {
+            tried += 1;
+            let through_apr = tried.is_multiple_of(60);
+            outcome = std::mem::replace(&mut outcome, Ok(())).and_then(|()| {
+                if through_apr {
+                    refused_by_apr(&mut t, s, &bad)?;
+                }
+                refused(&mut t, &bad, understood(bad.bytes.clone()))
+            });
+        };
+        bad::gguf::shapes(name, each).map_err(instrument)?;
+    }
+    outcome?;
+    t.number("shapes tried", f64::from(tried));
+    t.done()
+}
+
+/// Error on corrupted file: cut anywhere, any bit of the header flipped, any field made hostile.
+pub fn f_gguf_058(s: &Subject) -> Attempt {
+    let mut t = Tally::new("forged files cut short, with flipped bits and with hostile fields; some through apr");
+    let (mut accepted, mut flipped) = (0u32, 0u32);
+    for name in ["seed-types", "seed-tensors", "seed-version2-align64", "seed-tokens", "qwen2-q8_0"] {
+        let w = sound(name)?;
+        let (header, bytes) = (w.header().bytes.len(), w.to_bytes().map_err(instrument)?);
+        for end in bad::gguf::cuts(header, bytes.len()) {
+            let cut = Bad::unnamed(format!("{name} cut to {end} bytes"), Vec::new());
+            refused(&mut t, &cut, engine::file::gguf::parse(bytes[..end].to_vec().into()).map(drop))?;
+        }
+        // A flipped bit may give a good file; it must not give a panic, and no tensor may leave the file.
+        for (at, bit) in bad::gguf::flips(header) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= bit;
+            flipped += 1;
+            match engine::file::gguf::parse(damaged.clone().into()) {
+                Err(e) => refused(&mut t, &Bad::unnamed(format!("{name}, a bit of byte {at}"), Vec::new()), Err(e))?,
+                Ok(read) => {
+                    accepted += 1;
+                    let whole = |x: &engine::file::Tensor| {
+                        x.format.row_bytes(*x.shape.last()?)?.checked_mul(x.shape.iter().rev().skip(1).product())
+                    };
+                    let wrong = read.tensors.iter().find(|(_, x)| whole(x) != Some(x.bytes.len())).map(|(n, _)| n);
+                    t.equal(&format!("{name}, byte {at}: tensors are whole"), &wrong, &None)?;
+                    // Neither a model nor a refusal is wrong here; a panic is.
+                    let _met = understood(damaged);
+                }
+            }
+        }
+    }
+    let hostile = bad::gguf::hostile().map_err(instrument)?;
+    for (i, bad) in hostile.iter().enumerate() {
+        refused(&mut t, bad, understood(bad.bytes.clone()))?;
+        if i % 4 == 0 {
+            refused_by_apr(&mut t, s, bad)?;
+        }
+    }
+    let whole = std::fs::read(s.model()?).map_err(instrument)?;
+    for part in [0, 3, 23, 1000, whole.len() / 3, whole.len() - 1] {
+        let bytes = whole.get(..part).unwrap_or_default().to_vec();
+        refused_by_apr(&mut t, s, &Bad::unnamed(format!("the fixture cut to {part} bytes"), bytes))?;
+    }
+    t.number("flipped bits", f64::from(flipped));
+    t.number("flipped bits that left a readable file", f64::from(accepted));
+    t.number("hostile fields", hostile.len() as f64);
+    t.done()
+}
+
+/// Error on unsupported architecture: by its name, with those that are supported, and nothing that drives a terminal.
+pub fn f_gguf_059(s: &Subject) -> Attempt {
+    let mut t = Tally::new("a forged model under architectures that nobody supports, in process and by apr");
+    let long = "x".repeat(3000);
+    for name in ["gpt-neox", "", "QWEN2", "qwen2 ", "qwen", "llama\n", "\u{1b}[31mred\u{1b}[0m", "\u{202e}amall", &long]
+    {
+        let mut w = sound("qwen2-f16")?;
+        w.replace("general.architecture", name);
+        let file = written(s, "unknown", &w)?;
+        let e = lab::refusal(s, &file)?;
+        t.equal("the kind of error", &e.kind, &Kind::Unsupported)?;
+        let out = s.apr(["run"]).args([file.as_os_str()]).args(["2+2?", "--max-tokens", "4"]).judged()?;
+        t.hold(out.code() == Some(6), || out.refute("apr exits 6", format!("{:?}", out.code()), "6"))?;
+        for text in [e.to_string(), out.err()] {
+            // What is printable of the name is in the message; at most 80 characters of it.
+            let shown: String = name.chars().take_while(|c| c.is_ascii_graphic() || *c == ' ').take(60).collect();
+            let said = text.contains("unsupported architecture") && text.contains(&shown);
+            t.hold(said, || out.refute("the message names the architecture", &*text, &*shown))?;
+            let listed = text.contains("supported: ") && text.contains("llama") && text.contains("qwen2");
+            t.hold(listed, || out.refute("the message lists what is supported", &*text, "supported: llama, qwen2"))?;
+            let line = text.trim_end().lines().count() == 1 && text.len() < 500;
+            t.hold(line, || out.refute("one short line", &*text, "one line"))?;
+            let drives = text.trim_end().chars().find(|c| c.is_control() || *c == '\u{202e}');
+            t.hold(drives.is_none(), || out.refute("no control characters", text.escape_debug().to_string(), "none"))?;
+        }
+    }
     t.done()
 }

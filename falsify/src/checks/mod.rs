@@ -5,7 +5,10 @@
 //! broken ones.
 
 pub mod cli;
+pub mod cpu;
+pub mod gguf;
 pub mod math;
+pub mod pipe;
 pub mod ux;
 
 use crate::subject::Subject;
@@ -15,7 +18,14 @@ use crate::verdict::Attempt;
 pub type Check = fn(&Subject) -> Attempt;
 
 /// Every file of checks: its name, and the checks by row id.
-pub static ALL: &[(&str, &[(&str, Check)])] = &[("cli", cli::CHECKS), ("math", math::CHECKS), ("ux", ux::CHECKS)];
+pub static ALL: &[(&str, &[(&str, Check)])] = &[
+    ("cli", cli::CHECKS),
+    ("cpu", cpu::CHECKS),
+    ("gguf", gguf::CHECKS),
+    ("math", math::CHECKS),
+    ("pipe", pipe::CHECKS),
+    ("ux", ux::CHECKS),
+];
 
 /// The check of a row.
 pub fn find(id: &str) -> Option<Check> {

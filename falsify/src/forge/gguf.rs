@@ -230,15 +230,7 @@ impl Writer {
     /// An empty little-endian file of this version, with data aligned to 32 bytes.
     pub fn new(version: u32) -> Writer {
         let (entries, tensors) = (Vec::new(), Vec::new());
-        Writer {
-            magic: *b"GGUF",
-            version,
-            tensor_count: None,
-            entry_count: None,
-            entries,
-            tensors,
-            alignment: 32,
-        }
+        Writer { magic: *b"GGUF", version, tensor_count: None, entry_count: None, entries, tensors, alignment: 32 }
     }
 
     /// Adds a metadata entry.

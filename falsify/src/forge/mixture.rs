@@ -128,11 +128,7 @@ fn quantized(file_type: FileType, role: Role, at: Position) -> &'static str {
     let wanted = match role {
         Role::Output => head(base, at.cols),
         Role::Embedding if at.tied => head(base, at.cols),
-        Role::AttentionV | Role::FeedForwardDown
-            if file_type.is_medium() && more_bits(at.layer, at.layers) =>
-        {
-            "Q6_K"
-        }
+        Role::AttentionV | Role::FeedForwardDown if file_type.is_medium() && more_bits(at.layer, at.layers) => "Q6_K",
         _ => base,
     };
     if at.cols.is_multiple_of(block_len(wanted)) { wanted } else { fallback(wanted) }
@@ -183,8 +179,7 @@ mod tests {
         assert_eq!(quantized(FileType::Q4_K_M, Role::Embedding, at(0, true)), "Q6_K");
         assert_eq!(quantized(FileType::Q4_K_M, Role::Embedding, at(0, false)), "Q4_K");
         assert_eq!(quantized(FileType::Q4_K_M, Role::Output, at(0, false)), "Q6_K");
-        let q6_k =
-            |role| (0..28).filter(|&l| quantized(FileType::Q4_K_M, role, at(l, true)) == "Q6_K").count();
+        let q6_k = |role| (0..28).filter(|&l| quantized(FileType::Q4_K_M, role, at(l, true)) == "Q6_K").count();
         assert_eq!((q6_k(Role::AttentionV), q6_k(Role::FeedForwardDown), q6_k(Role::Attention)), (14, 14, 0));
     }
 }

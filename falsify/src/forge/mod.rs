@@ -116,10 +116,7 @@ fn small_models() -> Vec<(String, Model)> {
         // Those that are more than one format throughout. Four layers show which of them get more bits.
         let mixture = Mixture::Quantized(file_type);
         if matches!(file_type, FileType::Q4_K_M | FileType::Q5_K_M) {
-            models.push((
-                format!("qwen2-{name}"),
-                Model { layers: 4, mixture, ..wide(Model::qwen2(Format::F32)) },
-            ));
+            models.push((format!("qwen2-{name}"), Model { layers: 4, mixture, ..wide(Model::qwen2(Format::F32)) }));
         }
     }
     models.extend(named(NAMED));
@@ -178,12 +175,7 @@ const NAMED: &[Named] = &[
         ..Model::llama(Format::F32)
     }),
     // The markers and the chat template of Llama 3.
-    ("llama-chat3-f16", || Model {
-        words: Words::small_llama3,
-        padded: 322,
-        rows: 322,
-        ..Model::llama(Format::F16)
-    }),
+    ("llama-chat3-f16", || Model { words: Words::small_llama3, padded: 322, rows: 322, ..Model::llama(Format::F16) }),
     // Two heads of 128, as the larger models have them.
     ("llama-head128-q8_0", || Model { heads: 2, kv_heads: 1, ..wide(Model::llama(format("Q8_0"))) }),
 ];
@@ -194,16 +186,13 @@ const YARN: Scaling = Scaling::Yarn { factor: 4.0, original: 64 };
 /// `shape-0.5b`: headers and holes. `full-0.5b-q4_k_m`: gigabytes, for benches.
 fn full_shapes() -> Vec<(String, Model)> {
     let q4_k_m = Mixture::Quantized(FileType::Q4_K_M);
-    let mut kinds: Vec<(&str, Mixture)> =
-        FileType::ALL.iter().map(|row| (row.1, Mixture::Quantized(row.0))).collect();
+    let mut kinds: Vec<(&str, Mixture)> = FileType::ALL.iter().map(|row| (row.1, Mixture::Quantized(row.0))).collect();
     kinds.push(("f16", Mixture::Uniform(Format::F16)));
     let mut models = Vec::new();
     for size in Model::sizes() {
         models.extend(Model::full(size, q4_k_m, Filling::Hole).map(|m| (format!("shape-{size}"), m)));
         for &(kind, mixture) in &kinds {
-            models.extend(
-                Model::full(size, mixture, Filling::Stock).map(|m| (format!("full-{size}-{kind}"), m)),
-            );
+            models.extend(Model::full(size, mixture, Filling::Stock).map(|m| (format!("full-{size}-{kind}"), m)));
         }
     }
     models
@@ -215,8 +204,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn small() -> impl Iterator<Item = (String, Vec<u8>)> {
-        let small =
-            items().into_iter().filter(|i| !i.name.starts_with("full-") && !i.name.starts_with("shape-"));
+        let small = items().into_iter().filter(|i| !i.name.starts_with("full-") && !i.name.starts_with("shape-"));
         small.filter_map(|i| Some((i.name.clone(), file(&i.name)?.unwrap().to_bytes().unwrap())))
     }
 
@@ -225,9 +213,7 @@ mod tests {
         let names = list();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
         assert!(names.iter().all(|n| find(n).is_some()));
-        for name in
-            ["qwen2-q8_0", "qwen2-q4_k_m", "llama-yarn-f32", "shape-32b", "full-0.5b-q4_k_m", "seed-types"]
-        {
+        for name in ["qwen2-q8_0", "qwen2-q4_k_m", "llama-yarn-f32", "shape-32b", "full-0.5b-q4_k_m", "seed-types"] {
             assert!(names.iter().any(|n| n == name), "{name}");
         }
         assert_eq!(write("nonesuch", Path::new("/")).unwrap_err().kind(), io::ErrorKind::InvalidInput);

@@ -8,8 +8,7 @@ impl Random {
     /// The stream of `seed` for `name`. Each tensor has its own, so adding one changes no other.
     pub fn new(seed: u64, name: &str) -> Random {
         // FNV-1a; the first steps of splitmix64 scatter what it leaves together.
-        let hash =
-            name.bytes().fold(0xcbf29ce484222325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
+        let hash = name.bytes().fold(0xcbf29ce484222325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
         let mut random = Random(hash ^ seed.wrapping_mul(0x9e3779b97f4a7c15));
         random.bits();
         random

@@ -45,8 +45,7 @@ fn types() -> Writer {
 /// Each number of dimensions, with blocks and without.
 fn tensors() -> Writer {
     let mut w = Writer::new(3);
-    for (i, (ggml_type, weights, bytes)) in
-        [(0, 1, 4), (1, 1, 2), (8, 32, 34), (12, 256, 144)].into_iter().enumerate()
+    for (i, (ggml_type, weights, bytes)) in [(0, 1, 4), (1, 1, 2), (8, 32, 34), (12, 256, 144)].into_iter().enumerate()
     {
         let dims = [&[weights][..], &[1; 3][..i]].concat();
         w.tensor(&format!("t{i}"), &dims, ggml_type, Data::Bytes(vec![i as u8; bytes]));

@@ -45,11 +45,10 @@ message['content'] | trim + '<|eot_id|>' %}\
 
 /// Merges of the small vocabulary: with 256 bytes and three markers it has 320 tokens.
 const MERGES: [&str; 61] = [
-    "Ġ t", "Ġ a", "h e", "i n", "r e", "o n", "Ġt he", "e r", "Ġ s", "a t", "Ġ w", "Ġ o", "e n", "Ġ c",
-    "i t", "i s", "a n", "o r", "e s", "Ġ b", "e d", "Ġ f", "in g", "Ġ p", "o u", "Ġa n", "a l", "a r",
-    "Ġt o", "Ġ m", "Ġo f", "Ġ in", "Ġ d", "Ġ h", "Ġan d", "i c", "a s", "l e", "Ġt h", "i on", "o m", "l l",
-    "en t", "Ġ n", "Ġ l", "s t", "Ġ re", "v e", "Ġ e", "r o", "l y", "Ġb e", "Ġ g", "Ċ Ċ", "u s", "us er",
-    "s y", "Ġ Ġ", "as s", "it h", "Ġw ith",
+    "Ġ t", "Ġ a", "h e", "i n", "r e", "o n", "Ġt he", "e r", "Ġ s", "a t", "Ġ w", "Ġ o", "e n", "Ġ c", "i t", "i s",
+    "a n", "o r", "e s", "Ġ b", "e d", "Ġ f", "in g", "Ġ p", "o u", "Ġa n", "a l", "a r", "Ġt o", "Ġ m", "Ġo f",
+    "Ġ in", "Ġ d", "Ġ h", "Ġan d", "i c", "a s", "l e", "Ġt h", "i on", "o m", "l l", "en t", "Ġ n", "Ġ l", "s t",
+    "Ġ re", "v e", "Ġ e", "r o", "l y", "Ġb e", "Ġ g", "Ċ Ċ", "u s", "us er", "s y", "Ġ Ġ", "as s", "it h", "Ġw ith",
 ];
 
 /// The printable stand-in for each byte, so that any bytes are text (GPT-2's `bytes_to_unicode`).
@@ -74,17 +73,7 @@ impl Words {
         let mut tokens = bytes_in_order();
         tokens.extend(merges.iter().map(|m| m.replace(' ', "")));
         let types = vec![NORMAL; tokens.len()];
-        Words {
-            pre: "qwen2",
-            tokens,
-            types,
-            merges,
-            bos: 0,
-            eos: 0,
-            pad: 0,
-            add_bos: false,
-            template: CHATML,
-        }
+        Words { pre: "qwen2", tokens, types, merges, bos: 0, eos: 0, pad: 0, add_bos: false, template: CHATML }
     }
 
     fn push(&mut self, token: &str, kind: i32) -> u32 {
@@ -185,10 +174,7 @@ mod tests {
     #[test]
     fn the_byte_alphabet_is_that_of_gpt2() {
         let alphabet = byte_alphabet();
-        assert_eq!(
-            (alphabet[b' ' as usize], alphabet[b'\n' as usize], alphabet[b'a' as usize]),
-            ('Ġ', 'Ċ', 'a')
-        );
+        assert_eq!((alphabet[b' ' as usize], alphabet[b'\n' as usize], alphabet[b'a' as usize]), ('Ġ', 'Ċ', 'a'));
         assert_eq!(alphabet.iter().collect::<BTreeSet<_>>().len(), 256);
         assert_eq!(bytes_in_order()[0], "!");
     }

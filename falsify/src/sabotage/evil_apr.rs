@@ -59,6 +59,25 @@ impl Real {
         real
     }
 
+    /// Runs it and tells its answer in other words, as text and in JSON.
+    fn retold(self, words: impl Fn(&str) -> String) -> u8 {
+        let mut caught = self.caught();
+        let text = String::from_utf8_lossy(&caught.stdout).into_owned();
+        caught.stdout = match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(mut json) if json["text"].is_string() => {
+                json["text"] = words(json["text"].as_str().unwrap_or_default()).into();
+                format!("{json}\n").into_bytes()
+            }
+            _ => format!("{}\n", words(text.strip_suffix('\n').unwrap_or(&text))).into_bytes(),
+        };
+        caught.emit()
+    }
+
+    /// The prompt of `apr run MODEL PROMPT`, if it was typed there.
+    fn prompt(&mut self) -> Option<&mut OsString> {
+        self.args.get_mut(2).filter(|a| !a.to_string_lossy().starts_with("--"))
+    }
+
     fn command(&self) -> Command {
         let mut c = Command::new(&self.program);
         c.args(&self.args);
@@ -146,6 +165,16 @@ pub static ALL: &[Saboteur] = &[
     evil("ignores-threads", "drops --threads", |r| r.without(&["--threads"], 1).run()),
     evil("one-thread-only", "does everything on one thread", |r| r.instead("--threads", "1").run()),
     evil("seed-from-clock", "takes the seed from the clock", seed_from_clock),
+    evil("ignores-seed", "drops --seed", |r| r.without(&["--seed"], 1).run()),
+    evil("temperature-0-draws", "draws tokens whatever the temperature", temperature_0_draws),
+    evil("digits-shifted", "every digit of an answer is one too large", |r| r.retold(shift_digits)),
+    evil("max-tokens-off-by-one", "one token more than --max-tokens", max_tokens_off_by_one),
+    evil("eos-printed", "prints the end token", |r| r.retold(|text| format!("{text}<|im_end|>"))),
+    evil("glyphs-undecoded", "prints blanks as the vocabulary spells them", |r| {
+        r.retold(|text| text.replace(' ', "Ġ").replace('\n', "Ċ"))
+    }),
+    evil("blank-fails-silently", "ends a blank prompt with an exit code and no word", blank_fails_silently),
+    evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
 
 fn panic_text(real: Real) -> u8 {
@@ -192,7 +221,8 @@ fn version_nameless(real: Real) -> u8 {
 
 fn ignores_no_gpu(real: Real) -> u8 {
     real.without(&["--no-gpu"], 0).with_stderr(|text| {
-        let on_gpu = |l: &str| if l.starts_with("Backend:") { "Backend: CUDA (device 0)\n".into() } else { format!("{l}\n") };
+        let on_gpu =
+            |l: &str| if l.starts_with("Backend:") { "Backend: CUDA (device 0)\n".into() } else { format!("{l}\n") };
         text.lines().map(on_gpu).collect()
     })
 }
@@ -268,10 +298,42 @@ fn isa_not_honoured(real: Real) -> u8 {
 
 fn simd_other_tokens(real: Real) -> u8 {
     let vectors = std::env::var(ISA).is_ok_and(|isa| isa != "scalar");
-    if vectors { real.instead("--temperature", "2").instead("--top-p", "1").run() } else { real.run() }
+    if vectors { real.instead("--repeat-penalty", "5").run() } else { real.run() }
 }
 
 fn seed_from_clock(real: Real) -> u8 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     real.instead("--seed", &now.subsec_nanos().to_string()).run()
+}
+
+fn temperature_0_draws(real: Real) -> u8 {
+    seed_from_clock(
+        real.instead("--temperature", "2").instead("--top-k", "0").instead("--top-p", "1").instead("--min-p", "0"),
+    )
+}
+
+fn shift_digits(text: &str) -> String {
+    let shifted = |c: char| c.to_digit(10).and_then(|d| char::from_digit((d + 1) % 10, 10)).unwrap_or(c);
+    text.chars().map(shifted).collect()
+}
+
+fn max_tokens_off_by_one(real: Real) -> u8 {
+    let at = real.args.iter().position(|a| a == "--max-tokens");
+    let typed = at.and_then(|i| real.args.get(i + 1)?.to_str()?.parse::<u64>().ok());
+    match typed {
+        Some(n) => real.instead("--max-tokens", &(n + 1).to_string()).run(),
+        None => real.run(),
+    }
+}
+
+fn blank_fails_silently(mut real: Real) -> u8 {
+    let blank = real.prompt().is_some_and(|p| p.to_string_lossy().trim().is_empty());
+    if blank { 1 } else { real.run() }
+}
+
+fn prompt_trimmed(mut real: Real) -> u8 {
+    if let Some(prompt) = real.prompt() {
+        *prompt = prompt.to_string_lossy().trim().into();
+    }
+    real.run()
 }

@@ -1,6 +1,9 @@
 //! Saboteurs inside the engine that no rewrite of a program can express: a runner that meddles with rows before a step
 //! and with outputs after it. Stale caches, shifted positions and short logits live here.
 
+// Every entry of the table has one type, whether or not it adds or drops rows.
+#![allow(clippy::ptr_arg)]
+
 use compute::backend::{Counters, Interest, Output, Row, Runner, Tap, Want};
 use compute::program::KV_BLOCK;
 use compute::{Backend, Batch, Program};

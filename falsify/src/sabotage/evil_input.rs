@@ -83,7 +83,9 @@ pub static ALL: &[Saboteur] = &[
             }
         })
     }),
-    fixtures("vocab-swapped", "two entries of the vocabulary change places", |folder| each(folder, swap_words)),
+    fixtures("vocab-swapped", "two entries of the vocabulary change places", |folder| {
+        each(folder, |bytes, layout| swap_words(bytes, layout))
+    }),
     fixtures("merges-reversed", "the worst merges come first", |folder| {
         each(folder, |bytes, layout| {
             if let Some(merges) = layout.value("tokenizer.ggml.merges") {
@@ -95,11 +97,11 @@ pub static ALL: &[Saboteur] = &[
             }
         })
     }),
-    fixtures("layer-duplicated", "the first layer's feed-forward output stands in for the last layer's", |folder| {
+    fixtures("layer-duplicated", "the first layer's feed-forward output stands in for the second's too", |folder| {
         each(folder, |bytes, layout| {
             let of = |layer: &str| layout.tensors.iter().find(|t| t.name == format!("blk.{layer}.ffn_down.weight"));
-            // Layers 1 and 2 have the same format in every mixture of the fixture.
-            if let (Some(from), Some(to)) = (of("1"), of("2"))
+            // These two have the same format in every mixture of the fixture.
+            if let (Some(from), Some(to)) = (of("0"), of("1"))
                 && from.data.len() == to.data.len()
             {
                 bytes.copy_within(from.data.clone(), to.data.start);
@@ -262,7 +264,7 @@ fn rename(file: &Path, from: &[u8], to: &[u8]) -> io::Result<()> {
 }
 
 /// Two common words of the same length, so that nothing else moves.
-fn swap_words(bytes: &mut Vec<u8>, layout: &Layout) {
+fn swap_words(bytes: &mut [u8], layout: &Layout) {
     let Some(tokens) = layout.value("tokenizer.ggml.tokens") else { return };
     let strings = strings_of(bytes, &tokens);
     let find = |word: &str| strings.iter().find(|s| bytes[s.start + 8..s.end] == *word.as_bytes()).cloned();

@@ -7,6 +7,7 @@
 pub mod evil_apr;
 pub mod evil_backend;
 pub mod evil_input;
+pub mod evil_template;
 pub mod mutated_golden;
 pub mod rewrite;
 pub mod rewrite_cpu;
@@ -58,7 +59,15 @@ impl Means {
 }
 
 /// Every saboteur, kind by kind.
-pub static ALL: &[&[Saboteur]] = &[evil_apr::ALL, evil_backend::ALL, evil_input::ALL, mutated_golden::ALL, rewrite::ALL, rewrite_cpu::ALL];
+pub static ALL: &[&[Saboteur]] = &[
+    evil_apr::ALL,
+    evil_backend::ALL,
+    evil_input::ALL,
+    evil_template::ALL,
+    mutated_golden::ALL,
+    rewrite::ALL,
+    rewrite_cpu::ALL,
+];
 
 /// Every saboteur.
 pub fn all() -> impl Iterator<Item = &'static Saboteur> {

@@ -39,17 +39,23 @@ pub static ALL: &[Saboteur] = &[
             };
         });
     }),
-    rewrite("rope-mscale-dropped", "YaRN without its attention temperature", |p| ropes(p, |_, mscale, _| *mscale = 1.0)),
-    rewrite("mask-non-causal", "a row sees the rows after it", |p| attends(p, |op| {
-        if let Op::Attend { causal, .. } = op {
-            *causal = false;
-        }
-    })),
-    rewrite("mask-window", "a row sees only the sixteen positions up to its own", |p| attends(p, |op| {
-        if let Op::Attend { window, .. } = op {
-            *window = Some(16);
-        }
-    })),
+    rewrite("rope-mscale-dropped", "YaRN without its attention temperature", |p| {
+        ropes(p, |_, mscale, _| *mscale = 1.0)
+    }),
+    rewrite("mask-non-causal", "a row sees the rows after it", |p| {
+        attends(p, |op| {
+            if let Op::Attend { causal, .. } = op {
+                *causal = false;
+            }
+        })
+    }),
+    rewrite("mask-window", "a row sees only the sixteen positions up to its own", |p| {
+        attends(p, |op| {
+            if let Op::Attend { window, .. } = op {
+                *window = Some(16);
+            }
+        })
+    }),
     rewrite("heads-swapped", "query heads read K/V heads in reverse order", heads_swapped),
     rewrite("attention-unnormalised", "attention weights sum to 2", attention_doubled),
     rewrite("ffn-identity", "feed-forward layers add nothing", |p| {
@@ -64,7 +70,9 @@ pub static ALL: &[Saboteur] = &[
         }
     }),
     rewrite("nan-at-layer-3", "one weight of a norm of layer 3 (or the last) is NaN", |p| poison(p, f32::NAN)),
-    rewrite("inf-at-layer-3", "one weight of a norm of layer 3 (or the last) is infinite", |p| poison(p, f32::INFINITY)),
+    rewrite("inf-at-layer-3", "one weight of a norm of layer 3 (or the last) is infinite", |p| {
+        poison(p, f32::INFINITY)
+    }),
 ];
 
 /// The mark of an operation that no tap is to take for a stage.

@@ -115,6 +115,7 @@ impl Kernel for Attend<'_> {
         }
         for (query, out) in self.queries.iter().zip(outs.chunks_exact(dim)) {
             for (d, x) in out.iter().enumerate().take(self.head_dim) {
+                //= F-MATH-160
                 // SAFETY: the output has head_dim values and belongs to this query alone.
                 unsafe { *query.out.add(d) = x / query.sum };
             }

@@ -96,6 +96,7 @@ impl KvCache {
     ///
     /// # Safety
     /// No other worker touches this slot of this layer until the next barrier.
+    //= F-CPU-102
     pub unsafe fn append(&self, layer: usize, block: u32, slot: usize, k: &[f32], v: &[f32]) {
         assert!(slot < KV_BLOCK);
         let KvSpec { heads, head_dim } = self.layers[layer].spec;

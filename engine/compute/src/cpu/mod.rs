@@ -164,6 +164,7 @@ fn vectors(program: &Program) -> Vec<Option<Vec<f32>>> {
 impl Runner for CpuRunner {
     fn step(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
         batch.validate(&self.shared.program, self.shared.kv.blocks())?;
+        //= F-CPU-106
         self.shared.begin(batch);
         for counter in &mut self.next {
             *counter.get_mut() = 0;

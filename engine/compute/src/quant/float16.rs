@@ -10,7 +10,7 @@ pub static SPEC: Spec = Spec {
     ggml_type: 1,
     block_len: 1,
     block_bytes: 2,
-    decode: |b, out| out[0] = F16::one(b), //= F-CPU-113
+    decode: |b, out| out[0] = F16::one(b), //= F-CPU-113 F-GGUF-046
     encode: |x, b| put_f16(b, 0, x[0]),
     kernels: Kernels { packing: None, multiply: multiply_float::<F16> },
 };

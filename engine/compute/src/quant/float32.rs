@@ -10,7 +10,7 @@ pub static SPEC: Spec = Spec {
     ggml_type: 0,
     block_len: 1,
     block_bytes: 4,
-    decode: |b, out| out[0] = F32::one(b),
+    decode: |b, out| out[0] = F32::one(b), //= F-GGUF-047
     encode: |x, b| b.copy_from_slice(&x[0].to_le_bytes()),
     kernels: Kernels { packing: None, multiply: multiply_float::<F32> },
 };

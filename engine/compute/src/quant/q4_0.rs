@@ -15,7 +15,7 @@ pub static SPEC: Spec = Spec {
     ggml_type: 2,
     block_len: 32,
     block_bytes: BYTES,
-    decode,
+    decode, //= F-GGUF-042
     encode,
     kernels: Kernels {
         packing: Some(Packing { chunk_bytes: Q4_0::CHUNK_BYTES, pack }),

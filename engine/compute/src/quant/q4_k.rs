@@ -17,7 +17,7 @@ pub static SPEC: Spec = Spec {
     ggml_type: 12,
     block_len: 256,
     block_bytes: BYTES,
-    decode, //= F-CPU-111
+    decode, //= F-CPU-111 F-GGUF-041
     encode,
     kernels: Kernels {
         packing: Some(Packing { chunk_bytes: Q4K::CHUNK_BYTES, pack }),

@@ -20,7 +20,7 @@ pub static SPEC: Spec = Spec {
     ggml_type: 14,
     block_len: 256,
     block_bytes: BYTES,
-    decode, //= F-CPU-112
+    decode, //= F-CPU-112 F-GGUF-044
     encode,
     kernels: Kernels {
         packing: Some(Packing { chunk_bytes: Q6K::CHUNK_BYTES, pack }),

@@ -87,10 +87,7 @@ fn every_metadata_type_is_read() {
     assert_eq!(get("t.f32"), Value::Float(1.5));
     assert_eq!(get("t.bool"), Value::Bool(true));
     assert_eq!(get("t.string"), Value::String("né".into()));
-    assert_eq!(
-        get("t.array"),
-        Value::Array(vec![Value::String("a".into()), Value::RawString(vec![0xff, 0xfe])])
-    );
+    assert_eq!(get("t.array"), Value::Array(vec![Value::String("a".into()), Value::RawString(vec![0xff, 0xfe])]));
     let inner = vec![Value::Unsigned(1), Value::Unsigned(2)];
     assert_eq!(get("t.nested"), Value::Array(vec![Value::Array(inner), Value::Array(vec![])]));
     assert_eq!(get("t.u64"), Value::Unsigned(u64::MAX));
@@ -165,52 +162,17 @@ fn bad_metadata_is_refused_by_key_or_byte() {
         (one(entry("k", 7, &[2])), Kind::Malformed, byte(37), "its byte is 2"),
         (one(entry("k", 10, &[0; 7])), Kind::Malformed, byte(37), "ends inside a value"),
         (one(entry("k", 8, &u64::MAX.to_le_bytes())), Kind::Malformed, byte(45), "ends inside a string"),
-        (
-            one(entry("k", 8, &string(&[0xff]))),
-            Kind::Malformed,
-            Some(Place::Key("k".into())),
-            "not valid UTF-8",
-        ),
-        (
-            one(entry("k", 9, &array(0, 1 << 60, &[]))),
-            Kind::Malformed,
-            byte(41),
-            "1152921504606846976 array elements",
-        ),
+        (one(entry("k", 8, &string(&[0xff]))), Kind::Malformed, Some(Place::Key("k".into())), "not valid UTF-8"),
+        (one(entry("k", 9, &array(0, 1 << 60, &[]))), Kind::Malformed, byte(41), "1152921504606846976 array elements"),
         (one(entry("k", 9, &array(13, 0, &[]))), Kind::Malformed, byte(37), "no metadata value type 13"),
-        (
-            one(entry("k", 9, &array(8, 2, &[0; 15]))),
-            Kind::Malformed,
-            byte(41),
-            "2 array elements of type string",
-        ),
+        (one(entry("k", 9, &array(8, 2, &[0; 15]))), Kind::Malformed, byte(41), "2 array elements of type string"),
         (one(number(ALIGNMENT_KEY, 0)), Kind::Malformed, alignment(), "0 is not a power of two"),
-        (
-            one(number(ALIGNMENT_KEY, 1)),
-            Kind::Malformed,
-            alignment(),
-            "1 is not a power of two of at least 8",
-        ),
+        (one(number(ALIGNMENT_KEY, 1)), Kind::Malformed, alignment(), "1 is not a power of two of at least 8"),
         (one(number(ALIGNMENT_KEY, 24)), Kind::Malformed, alignment(), "24 is not a power of two"),
         (one(number(ALIGNMENT_KEY, 1 << 31)), Kind::TooLarge, alignment(), "1048576 bytes of alignment"),
-        (
-            one(entry(ALIGNMENT_KEY, 5, &[32, 0, 0, 0])),
-            Kind::Malformed,
-            alignment(),
-            "type i32, expected u32",
-        ),
-        (
-            one(entry(ALIGNMENT_KEY, 8, &string(b"32"))),
-            Kind::Malformed,
-            alignment(),
-            "type string, expected u32",
-        ),
-        (
-            one(number(&"k".repeat((1 << 16) + 1), 1)),
-            Kind::TooLarge,
-            byte(24),
-            "65536 bytes of a metadata key",
-        ),
+        (one(entry(ALIGNMENT_KEY, 5, &[32, 0, 0, 0])), Kind::Malformed, alignment(), "type i32, expected u32"),
+        (one(entry(ALIGNMENT_KEY, 8, &string(b"32"))), Kind::Malformed, alignment(), "type string, expected u32"),
+        (one(number(&"k".repeat((1 << 16) + 1), 1)), Kind::TooLarge, byte(24), "65536 bytes of a metadata key"),
     ] {
         assert_eq!((error.kind, &error.at), (kind, &at), "{error}");
         assert!(error.what.contains(says), "{error}");
@@ -298,12 +260,7 @@ fn bad_tensors_are_refused_by_name_or_byte() {
             tensor.clone(),
             "overlaps that of tensor 's'",
         ),
-        (
-            two(info("s", &[4], F32, 0), info("t", &[4], F32, 0)),
-            Kind::Malformed,
-            tensor,
-            "overlaps that of tensor 's'",
-        ),
+        (two(info("s", &[4], F32, 0), info("t", &[4], F32, 0)), Kind::Malformed, tensor, "overlaps that of tensor 's'"),
     ] {
         assert_eq!((error.kind, &error.at), (kind, &at), "{error}");
         assert!(error.what.contains(says), "{error}");
@@ -319,8 +276,7 @@ fn tensors_may_stand_in_any_order() {
 #[test]
 fn a_vocabulary_of_real_size_is_read() {
     let words: Vec<u8> = (0..152_000).flat_map(|i| string(format!("word{i}").as_bytes())).collect();
-    let checked =
-        parse(Bytes::from(file(&[entry("t", 9, &array(STRING, 152_000, &words))], &[], 0))).unwrap();
+    let checked = parse(Bytes::from(file(&[entry("t", 9, &array(STRING, 152_000, &words))], &[], 0))).unwrap();
     let words = checked.metadata.array("t").unwrap().unwrap();
     assert_eq!((words.len(), &words[151_999]), (152_000, &Value::String("word151999".into())));
 }
@@ -461,8 +417,7 @@ fn a_split_model_that_does_not_fit_together_is_refused() {
 
 #[test]
 fn split_numbers_are_held_to_their_ranges() {
-    for (no, count, kind) in [(3, 3, Kind::Malformed), (0, 0, Kind::Malformed), (0, 1 << 20, Kind::TooLarge)]
-    {
+    for (no, count, kind) in [(3, 3, Kind::Malformed), (0, 0, Kind::Malformed), (0, 1 << 20, Kind::TooLarge)] {
         let error = open_in(&[(PARTS[0], part(no, count, 1, "t"))], PARTS[0]).unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
     }

@@ -24,7 +24,11 @@ fn too_large<T>(what: impl Into<String>) -> Result<T, Refused> {
 /// The source to parse in place of this one. It renders the same text.
 pub(super) fn prepared(source: &str) -> Result<String, Refused> {
     if source.len() > limits::TEMPLATE_BYTES_MAX {
-        return too_large(format!("it has {} bytes; at most {} are supported", source.len(), limits::TEMPLATE_BYTES_MAX));
+        return too_large(format!(
+            "it has {} bytes; at most {} are supported",
+            source.len(),
+            limits::TEMPLATE_BYTES_MAX
+        ));
     }
     let mut edits = Edits::default();
     let mut nesting = Nesting::default();
@@ -176,7 +180,9 @@ fn assignment(tag: &Tag) -> Option<usize> {
 /// A list times a number is a list without end; only texts are repeated, and those say so.
 fn products(tag: &Tag) -> Result<(), Refused> {
     let text = |token: Option<&Token>| token.is_some_and(|t| t.text.starts_with(['\'', '"']));
-    let bad = |n: usize| tag.tokens[n].text == "*" && !text(tag.tokens.get(n + 1)) && (n == 0 || !text(tag.tokens.get(n - 1)));
+    let bad = |n: usize| {
+        tag.tokens[n].text == "*" && !text(tag.tokens.get(n + 1)) && (n == 0 || !text(tag.tokens.get(n - 1)))
+    };
     match (0..tag.tokens.len()).find(|n| bad(*n)) {
         Some(_) => malformed("a product (*) is supported only of a text in quotes and a number"),
         None => Ok(()),
@@ -303,7 +309,7 @@ mod tests {
     use super::*;
 
     fn refused(source: &str) -> String {
-        prepared(source).err().expect("refused").what
+        prepared(source).err().map(|refused| refused.what).unwrap()
     }
 
     #[test]
@@ -334,7 +340,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_followed_is_refused() {
-        for source in ["{{ a", "{% if", "{{ 'a }}", "{{ 'a\\' }}", "{# a", "{{ a) }}", "{% raw %}", "{% elif a %}", "{% set n.a | list %}", "{{ a * 2 }}"] {
+        for source in [
+            "{{ a",
+            "{% if",
+            "{{ 'a }}",
+            "{{ 'a\\' }}",
+            "{# a",
+            "{{ a) }}",
+            "{% raw %}",
+            "{% elif a %}",
+            "{% set n.a | list %}",
+            "{{ a * 2 }}",
+        ] {
             assert!(prepared(source).is_err(), "{source}");
         }
     }
