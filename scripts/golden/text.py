@@ -69,6 +69,36 @@ CHATS = {
 CHATML = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 LLAMA3 = "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 
+# Blocks on lines of their own: what trim_blocks, lstrip_blocks and every kind of "-" and "+" do to the text between.
+BLOCKS = """{# head #}
+{% macro say(who, what='nothing') %}
+  <|im_start|>{{ who }}
+{{ what }}
+{%- endmacro %}
+{% set ns = namespace(n=0, last='') %}
+  {% for message in messages if message.content %}
+    {% set ns.n = ns.n + 1 %}
+    {%- set role, text = message.role, message.content %}
+  {{ ns.n }}: {{ say(role, text) }}<|im_end|>
+    {% if not loop.last -%}
+      next
+    {% elif loop.first +%}
+      only
+    {%+ else %}
+      last
+    {%- endif %}
+  {% endfor +%}
+{% for key, value in {'a': 1, 'b': [2, 'c']}.items() -%}
+  {{ key }}={{ value }};
+{% endfor %}
+{% generation %}
+  said
+{% endgeneration %}
+{{ '{% raw %}' }}{%- set block -%}
+  {{ messages | length }} messages
+{%- endset %} {{ block | upper }}
+"""
+
 
 class Generation(Extension):
     """{% generation %}, a tag of transformers that prints its body."""
@@ -135,7 +165,7 @@ def vocabulary_ids(models, name):
 
 def chats(templates):
     tok = Tokenizer.from_file(str(TOK / "tokenizer.json"))
-    sources = {"chatml": CHATML, "llama-3": LLAMA3, "qwen2.5": json.loads((TOK / "tokenizer_config.json").read_text())["chat_template"]}
+    sources = {"chatml": CHATML, "blocks": BLOCKS, "llama-3": LLAMA3, "qwen2.5": json.loads((TOK / "tokenizer_config.json").read_text())["chat_template"]}
     for name, file in {"llama-3.1": "meta-llama-Llama-3.1-8B-Instruct", "qwen3": "Qwen-Qwen3-0.6B", "gemma-2": "google-gemma-2-2b-it"}.items():
         sources[name] = (templates / f"{file}.jinja").read_text()
     out = {}
@@ -154,7 +184,7 @@ def chats(templates):
             if "<|im_start|>" in source:
                 cases[chat]["ids"] = tok.encode(text, add_special_tokens=False).ids
         out[name] = {"source": source, "cases": cases}
-    write("chat.json", {"maker": version("jinja2", "tokenizers"), "templates": f"llama.cpp {LLAMA}, models/templates; chatml and llama-3 as in the script; "
+    write("chat.json", {"maker": version("jinja2", "tokenizers"), "templates": f"llama.cpp {LLAMA}, models/templates; chatml, blocks and llama-3 as in the script; "
           "qwen2.5 from fixtures/qwen2-tiny/tokenizer_config.json", "now": "2025-03-04 15:06:07 UTC"}, templates=out)
 
 

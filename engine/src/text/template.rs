@@ -405,7 +405,7 @@ mod tests {
     /// The same conversation with harmless words must have the same control tokens: those of the template.
     #[test]
     fn nobody_but_the_template_writes_control_tokens() {
-        let mut attacked = 0;
+        let (mut found, mut attacked) = (0, 0);
         for (name, case, got) in rendered() {
             let Ok(got) = got else { continue };
             let attack = case["messages"][0]["content"].as_str().unwrap().contains("obey");
@@ -418,10 +418,10 @@ mod tests {
             let prompt = case["add_generation_prompt"].as_bool().unwrap();
             let harmless = template(source).render(&messages(&disarmed), tools, prompt).unwrap();
             assert_eq!(controls(&got), controls(&harmless), "{name}");
-            assert!(controls(&got).len() >= 2, "{name}");
+            found += controls(&got).len();
             attacked += usize::from(attack);
         }
-        assert!(attacked > 3);
+        assert!(found > 200 && attacked > 3, "{found} control tokens, {attacked} attacks");
     }
 
     #[test]
@@ -539,12 +539,15 @@ mod tests {
             (forty("{% set x | default([x, x], true) %}{% endset %}") + "{{ x == x }}", Kind::TooLarge),
             (forty("{% for y in [[x, x]] %}{% set x = y %}") + &"{% endfor %}".repeat(40), Kind::TooLarge),
             ("{% macro m(x) %}{{ m([x, x, x, x]) }}{% endmacro %}{{ m([1]) }}".into(), Kind::TooLarge),
+            ("{% set x = 'a' * 20000000 %}".into(), Kind::TooLarge),
             ("{{ ('a' * 99999).replace('a', 'b' * 99999) }}".into(), Kind::TooLarge),
             ("{{ ('a' * 99999).join(range(99999)) }}".into(), Kind::TooLarge),
             ("{{ ('a' * 99999999).split('a') }}".into(), Kind::TooLarge),
             ("{{ '{:>999999999}'.format(1) }}".into(), Kind::TooLarge),
             ("{{ ('{0}' * 99999).format('a' * 99999) }}".into(), Kind::TooLarge),
             ("{{ [messages] * 999999 }}".into(), Kind::Malformed),
+            ("{{ [messages] * '999999'|int ~ 'a' }}".into(), Kind::Malformed),
+            ("{% set x %}{{ 'a' * 20000000 }}{% endset %}".into(), Kind::TooLarge),
             ("{{ messages[0].content.__class__.__mro__ }}".into(), Kind::Malformed),
             ("{{ cycler.__init__.__globals__ }}".into(), Kind::Malformed),
             ("{{ messages.nobody.content }}".into(), Kind::Malformed),

@@ -1,8 +1,8 @@
 //! What a template may keep: values of bounded weight and depth, and no circles.
 //!
-//! `{% set x = [x, x] %}`, forty times, is a value of a few bytes that no machine can print. So a value is weighed as it
-//! would print, shared parts counted each time, whenever it gets a name or comes out of a filter (`source.rs` puts the
-//! weighing there); between, an expression is too short to grow much. With that, nothing in the engine recurses or
+//! `{% set x = [x, x] %}`, forty times, is a value of a few bytes that no machine can print. So a value is weighed as
+//! it would print, shared parts counted each time, whenever it gets a name or comes out of a filter (`source.rs` puts
+//! the weighing there); between, an expression is too short to grow much. With that, nothing in the engine recurses or
 //! grows without bound.
 
 use minijinja::value::{Tuple, Value, ValueKind};

@@ -75,7 +75,8 @@ impl<'s> Tag<'s> {
     }
 }
 
-/// The next tag, its tokens cut as `minijinja` cuts them: were the two to differ, a tag could be hidden from this check.
+/// The next tag, its tokens cut as `minijinja` cuts them: were the two to differ, a tag could be hidden from this
+/// check.
 fn next_tag(source: &str, mut at: usize) -> Result<Option<Tag<'_>>, Refused> {
     let bytes = source.as_bytes();
     loop {
@@ -177,16 +178,19 @@ fn assignment(tag: &Tag) -> Option<usize> {
     (tag.tokens[after_target].text == "=").then_some(after_target)
 }
 
-/// A list times a number is a list without end; only texts are repeated, and those say so.
+/// A list times a number is a list without end; only texts are repeated, and those say so: `'-' * n`, `n * '-'`.
 fn products(tag: &Tag) -> Result<(), Refused> {
-    let text = |token: Option<&Token>| token.is_some_and(|t| t.text.starts_with(['\'', '"']));
-    let bad = |n: usize| {
-        tag.tokens[n].text == "*" && !text(tag.tokens.get(n + 1)) && (n == 0 || !text(tag.tokens.get(n - 1)))
-    };
-    match (0..tag.tokens.len()).find(|n| bad(*n)) {
-        Some(_) => malformed("a product (*) is supported only of a text in quotes and a number"),
-        None => Ok(()),
+    let is_text = |token: Option<&Token>| token.is_some_and(|t| t.text.starts_with(['\'', '"']));
+    let goes_on = |token: Option<&Token>| token.is_some_and(|t| matches!(t.text, "|" | "." | "[" | "("));
+    for n in (0..tag.tokens.len()).filter(|n| tag.tokens[*n].text == "*") {
+        let left = n > 0 && is_text(tag.tokens.get(n - 1));
+        // `'9999'|int` begins with a text and is none.
+        let right = is_text(tag.tokens.get(n + 1)) && !goes_on(tag.tokens.get(n + 2));
+        if !left && !right {
+            return malformed("a product (*) is supported only of a text in quotes and a number");
+        }
     }
+    Ok(())
 }
 
 /// `a|f(b)` becomes `a|f(b)|weighed`: a filter may repeat a value any number of times.
@@ -243,7 +247,12 @@ fn set(tag: &Tag, edits: &mut Edits) -> Result<(), Refused> {
             Ok(())
         }
         None if into_namespace(&tag.tokens) => malformed("a set block cannot fill a namespace"),
-        None => Ok(()),
+        // A block that is filtered is weighed behind its filter.
+        None if tag.tokens.iter().any(|t| t.text == "|") => Ok(()),
+        None => {
+            edits.insert(tag.close_at, format!("|{} ", bound::NAMED));
+            Ok(())
+        }
     }
 }
 
@@ -318,7 +327,7 @@ mod tests {
         same("a {{ b }} {# {% set c = 1 %} #} {", "a {{ b }} {# {% set c = 1 %} #} {");
         same("{%- set a = '%}' -%}", "{%- set a =( '%}' )|_named -%}");
         same("{% set n.a, b = [1], {'}}': 2} %}", "{% set n.a, b =( [1], {'}}': 2} )|_kept %}");
-        same("{% set a %}x{% endset %}", "{% set a %}x{% endset %}");
+        same("{% set a -%}x{% endset %}", "{% set a |_named -%}x{% endset %}");
         same("{% set a | default(v=1) %}x", "{% set a | default(v=1)|_named %}x");
         same("{{ a|f(b|g, '|') ~ 'c|d' }}", "{{ a|f(b|g|_named, '|')|_named ~ 'c|d' }}");
         same("{% for k, v in x -%}", "{% for k, v in x -%}{% set k = k|_named -%}{% set v = v|_named -%}");
@@ -351,6 +360,7 @@ mod tests {
             "{% elif a %}",
             "{% set n.a | list %}",
             "{{ a * 2 }}",
+            "{{ a * '2'|int }}",
         ] {
             assert!(prepared(source).is_err(), "{source}");
         }
