@@ -59,20 +59,28 @@ pub fn refusal(s: &Subject, path: &Path) -> Result<engine::Error, Halt> {
 
 /// What the engine says to a file.
 pub fn try_open(s: &Subject, path: &Path, setup: Setup) -> Result<engine::Result<Loaded>, Halt> {
+    let interest = if setup.watched { Interest::Everything } else { Interest::Nothing };
+    on_backend(s, setup, |backend| {
+        Loaded::open_rewritten(path, backend, setup.context, &interest, |program| {
+            if let Some(rewrite) = s.rewrite {
+                rewrite(program);
+            }
+        })
+    })
+}
+
+/// Hands `work` the backend that this setup names, meddled with as the subject says.
+pub fn on_backend<T>(s: &Subject, setup: Setup, work: impl FnOnce(&dyn Backend) -> T) -> Result<T, Halt> {
     let isa = match setup.isa {
         None => Isa::detect(),
         Some(name) => Isa::from_name(name).ok_or_else(|| instrument(format!("this processor has no {name}")))?,
     };
     let cpu = Cpu { isa, threads: setup.threads };
     let sound: &dyn Backend = if setup.oracle { &Plain } else { &cpu };
-    let evil = s.evil_backend.map(|evil| EvilBackend { inner: sound, evil });
-    let backend = evil.as_ref().map_or(sound, |e| e as &dyn Backend);
-    let interest = if setup.watched { Interest::Everything } else { Interest::Nothing };
-    Ok(Loaded::open_rewritten(path, backend, setup.context, &interest, |program| {
-        if let Some(rewrite) = s.rewrite {
-            rewrite(program);
-        }
-    }))
+    Ok(match s.evil_backend {
+        None => work(sound),
+        Some(evil) => work(&EvilBackend { inner: sound, evil }),
+    })
 }
 
 /// Ids of a user's prompt through the model's chat template.

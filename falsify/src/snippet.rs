@@ -6,13 +6,11 @@
 use std::collections::HashMap;
 
 use compute::backend::{RowOutput, Tap};
-use compute::cpu::{Cpu, isa::Isa};
-use compute::plain::Plain;
+use compute::cpu::isa::Isa;
 use compute::program::{KV_BLOCK, Op, Program, Tag, WeightId, WeightRef};
-use compute::{Backend, Batch, BufferId, Format, Interest, Output, Row, Runner, Want};
+use compute::{Batch, BufferId, Format, Interest, Output, Row, Runner, Want};
 
-use crate::lab::Setup;
-use crate::sabotage::evil_backend::EvilBackend;
+use crate::lab::{Setup, on_backend};
 use crate::subject::Subject;
 use crate::verdict::{Halt, Refutation, instrument};
 
@@ -60,15 +58,7 @@ pub fn stored(p: &mut Program, format: Format, rows: usize, bytes: Vec<u8>) -> W
 
 /// Prepares a program as the subject would run it.
 pub fn runner(s: &Subject, program: &Program, setup: Setup, interest: &Interest) -> Result<Box<dyn Runner>, Halt> {
-    let isa = match setup.isa {
-        None => Isa::detect(),
-        Some(name) => Isa::from_name(name).ok_or_else(|| instrument(format!("this processor has no {name}")))?,
-    };
-    let cpu = Cpu { isa, threads: setup.threads };
-    let sound: &dyn Backend = if setup.oracle { &Plain } else { &cpu };
-    let evil = s.evil_backend.map(|evil| EvilBackend { inner: sound, evil });
-    let backend = evil.as_ref().map_or(sound, |e| e as &dyn Backend);
-    computing(backend.prepare(&s.rewritten(program.clone()), interest))
+    computing(on_backend(s, setup, |backend| backend.prepare(&s.rewritten(program.clone()), interest))?)
 }
 
 /// The value of a call to a backend that a sound one does without an error.
