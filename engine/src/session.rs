@@ -284,7 +284,9 @@ impl<'m> Session<'m> {
         cancel: &AtomicBool,
     ) -> Result<Answer> {
         let prompt = self.fit(prompt, generation.max_tokens, observer)?;
-        let mut sampler = Sampler::new(generation.sampling.clone());
+        let tokenizer = &self.loaded.tokenizer;
+        let texts = (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_bytes(id).unwrap_or_default());
+        let mut sampler = Sampler::new(generation.sampling.clone(), texts);
         let mut text = TextOut::new(&generation.stops)?;
         let mut answer = Answer {
             text: String::new(),

@@ -13,12 +13,13 @@ from gguf import GGMLQuantizationType as T
 from gguf.quants import dequantize, quantize
 
 # Offsets of half-float scales in a block, which must be finite for the values to mean anything.
-SCALES = {"F16": [0], "BF16": [0], "Q4_0": [0], "Q5_0": [0], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208]}
+SCALES = {"F16": [0], "BF16": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
+          "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0]}
 BLOCKS = 8
 rng = np.random.default_rng(20261123)
 bits = lambda a: [int(x) for x in np.ascontiguousarray(a, np.float32).reshape(-1).view(np.uint32)]
 out = []
-for name in ["F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q6_K"]:
+for name in ["F32", *SCALES]:
     t = T[name]
     length, size = gguf.GGML_QUANT_SIZES[t]
     blocks = BLOCKS if length > 1 else 256
@@ -36,7 +37,7 @@ for name in ["F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q6_K"]:
     decoded = dequantize(raw.reshape(1, -1), t) if name != "F32" else raw.view(np.float32)
     entry = {"format": name, "ggml_type": int(t), "block_len": length, "block_bytes": size,
              "bytes": raw.tobytes().hex(), "values": bits(decoded)}
-    if name in ("F16", "BF16", "Q4_0", "Q5_0", "Q8_0"):
+    if name in ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"):
         n = max(length, 32)
         values = (rng.standard_t(4, (BLOCKS, n)) * 0.1).astype(np.float32)
         values[0, :] = 0

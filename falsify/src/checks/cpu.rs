@@ -639,8 +639,8 @@ fn over_logits(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
 /// What the sampler makes of these logits: probabilities that are finite, in order, and sum to 1.
 fn drawn_from(t: &mut Tally, logits: &[f32]) -> Result<(), Halt> {
     for temperature in [0.1f32, 1.0, 2.0] {
-        let all = Sampling { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::default() };
-        let drawn = Sampler::new(all).candidates(logits, &[]);
+        let all = Sampling { temperature, ..Sampling::unfiltered(0) };
+        let drawn = Sampler::new(all, std::iter::empty()).candidates(logits, &[]);
         let sum: f64 = drawn.iter().map(|c| c.1).sum();
         let sound = drawn.iter().all(|c| c.1.is_finite() && c.1 >= 0.0);
         let order = drawn.windows(2).all(|w| w[0].1 >= w[1].1 && logits[w[0].0 as usize] >= logits[w[1].0 as usize]);

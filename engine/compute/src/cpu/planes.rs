@@ -56,51 +56,74 @@ pub mod nibbles {
     }
 }
 
-/// Bit 4, 64 bytes: bit g of byte `4 row + t` belongs to group g.
+/// One bit above the others, 64 bytes: bit g of byte `4 row + t` belongs to group g.
 pub mod bits {
     use super::*;
     /// Bytes of the plane.
     pub const BYTES: usize = 64;
 
-    /// Writes the plane.
-    pub fn pack(q: &StepQuants, out: &mut [u8]) {
+    /// Writes the plane of bit number `bit`.
+    pub fn pack(q: &StepQuants, bit: u32, out: &mut [u8]) {
         for (row, q) in q.iter().enumerate() {
-            let all = words(q).iter().enumerate().fold(0, |b, (g, w)| b | (w >> 4 & 0x0101_0101) << g);
+            let all = words(q).iter().enumerate().fold(0, |b, (g, w)| b | (w >> bit & 0x0101_0101) << g);
             out[4 * row..][..4].copy_from_slice(&all.to_le_bytes());
         }
     }
 
-    /// Puts the plane's bits on top of the nibbles.
+    /// Puts the plane's bits on top of lower ones.
     ///
     /// # Safety
     /// Inside `Isa::run`; `p` points to the plane.
     #[inline(always)]
-    pub unsafe fn or<S: Simd>(p: *const u8, w: [S::B; 8]) -> [S::B; 8] {
+    pub unsafe fn or<S: Simd>(p: *const u8, bit: u32, w: [S::B; 8]) -> [S::B; 8] {
         // SAFETY: the plane has 64 bytes.
         unsafe {
             let b = S::bytes(p);
-            std::array::from_fn(|g| S::b_or_where(w[g], b, 1 << g, 16))
+            std::array::from_fn(|g| S::b_or_where(w[g], b, 1 << g, 1 << bit))
         }
     }
 }
 
-/// Bits 4 and 5, 128 bytes: group g is in half `g / 4`, bits `2 (g % 4)`.
+/// Two bits, 128 bytes: group g is in half `g / 4`, bits `2 (g % 4)`.
 pub mod pairs {
     use super::*;
     /// Bytes of the plane.
     pub const BYTES: usize = 128;
 
-    /// Writes the plane.
-    pub fn pack(q: &StepQuants, out: &mut [u8]) {
+    /// Writes the plane of bits `bit` and `bit + 1`.
+    pub fn pack(q: &StepQuants, bit: u32, out: &mut [u8]) {
         for (row, q) in q.iter().enumerate() {
             for (half, w) in words(q).chunks_exact(4).enumerate() {
-                let all = w.iter().enumerate().fold(0, |b, (g, w)| b | (w >> 4 & 0x0303_0303) << (2 * g));
+                let all = w.iter().enumerate().fold(0, |b, (g, w)| b | (w >> bit & 0x0303_0303) << (2 * g));
                 out[64 * half + 4 * row..][..4].copy_from_slice(&all.to_le_bytes());
             }
         }
     }
 
-    /// Puts the plane's bits on top of the nibbles.
+    /// Reads the plane as bits 0 and 1.
+    ///
+    /// # Safety
+    /// Inside `Isa::run`; `p` points to the plane.
+    #[inline(always)]
+    pub unsafe fn unpack<S: Simd>(p: *const u8) -> [S::B; 8] {
+        // SAFETY: the plane has twice 64 bytes.
+        unsafe {
+            let mask = S::b_splat(3);
+            let (a, b) = (S::bytes(p), S::bytes(p.add(64)));
+            [
+                S::b_and(a, mask),
+                S::b_and(S::shr16::<2>(a), mask),
+                S::b_and(S::shr16::<4>(a), mask),
+                S::b_and(S::shr16::<6>(a), mask),
+                S::b_and(b, mask),
+                S::b_and(S::shr16::<2>(b), mask),
+                S::b_and(S::shr16::<4>(b), mask),
+                S::b_and(S::shr16::<6>(b), mask),
+            ]
+        }
+    }
+
+    /// Puts the plane on top of nibbles, as bits 4 and 5.
     ///
     /// # Safety
     /// Inside `Isa::run`; `p` points to the plane.

@@ -175,6 +175,7 @@ unsafe fn columns<S: Simd, F: TileFormat, const N: usize>(
                     }
                 } else {
                     let scale = [F::scale::<S>(p, 2 * step), F::scale::<S>(p, 2 * step + 1)];
+                    let min = [F::min::<S>(p, 2 * step), F::min::<S>(p, 2 * step + 1)];
                     for c in 0..N {
                         let sums = &*view.sums.add(at + c);
                         let quants = view.quants.add((at + c) * 32);
@@ -182,6 +183,10 @@ unsafe fn columns<S: Simd, F: TileFormat, const N: usize>(
                         for half in 0..2 {
                             let dot = dot::<S, F, 4>(&w, 4 * half, quants, sums[half]);
                             acc[c] = S::fma(S::mul(scale[half], act_scale), S::i_to_f(dot), acc[c]);
+                            if F::HAS_MIN {
+                                let sum = *view.scales.add(at + c) * sums[half] as f32;
+                                acc[c] = S::fnma(min[half], S::splat(sum), acc[c]);
+                            }
                         }
                     }
                 }

@@ -16,7 +16,9 @@ macro_rules! formats {
     };
 }
 
-formats! { float32, float16, q4_0, q5_0, q8_0, q4_k, q6_k, bfloat16 }
+formats! {
+    float32, float16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, bfloat16,
+}
 
 /// What a format is: sizes, its definition, its kernels.
 pub struct Spec {

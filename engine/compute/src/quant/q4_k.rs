@@ -9,7 +9,7 @@ use crate::cpu::simd::Simd;
 use crate::cpu::tile::{Kernels, Packing, TILE_ROWS, TileFormat, multiply};
 
 const BYTES: usize = 144;
-const RUNS: usize = 8;
+pub(super) const RUNS: usize = 8;
 
 /// The format.
 pub static SPEC: Spec = Spec {
@@ -26,7 +26,7 @@ pub static SPEC: Spec = Spec {
 };
 
 /// Scale and minimum of run `i`, from the packed 12 bytes.
-fn scale_min(s: &[u8], i: usize) -> (u8, u8) {
+pub(super) fn scale_min(s: &[u8], i: usize) -> (u8, u8) {
     if i < 4 {
         (s[i] & 63, s[i + 4] & 63)
     } else {
@@ -59,33 +59,38 @@ fn decode(b: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Smallest and largest value of each run decide scale and minimum. Simpler than ggml's search, and a little worse.
 fn encode(x: &[f32], b: &mut [u8]) {
+    b.fill(0);
+    let (scales, mins, quants) = runs_encode(x, 15, &mut b[..4]);
+    put_scale_min(&mut b[4..16], &scales, &mins);
+    for (at, q) in quants.into_iter().enumerate() {
+        let (i, k) = (at / 32, at % 32);
+        b[16 + 32 * (i / 2) + k] |= q << (4 * (i % 2));
+    }
+}
+
+/// Scales, minima and quants up to `top` of a block's eight runs; `d` and `dmin` go to `head`. Smallest and largest
+/// value of each run decide. Simpler than ggml's search, and a little worse.
+pub(super) fn runs_encode(x: &[f32], top: u8, head: &mut [u8]) -> ([u8; RUNS], [u8; RUNS], Vec<u8>) {
     let bounds: Vec<(f32, f32)> = x
         .chunks_exact(32)
         .map(|run| {
             let min = run.iter().fold(0f32, |m, &v| m.min(v));
             let max = run.iter().fold(min, |m, &v| m.max(v));
-            ((max - min) / 15.0, -min)
+            ((max - min) / f32::from(top), -min)
         })
         .collect();
-    let d = bounds.iter().fold(0f32, |m, b| m.max(b.0)) / 63.0;
-    let dmin = bounds.iter().fold(0f32, |m, b| m.max(b.1)) / 63.0;
-    put_f16(b, 0, d);
-    put_f16(b, 2, dmin);
-    let (d, dmin) = (f16_at(b, 0), f16_at(b, 2));
+    put_f16(head, 0, bounds.iter().fold(0f32, |m, b| m.max(b.0)) / 63.0);
+    put_f16(head, 2, bounds.iter().fold(0f32, |m, b| m.max(b.1)) / 63.0);
+    let (d, dmin) = (f16_at(head, 0), f16_at(head, 2));
     let six = |x: f32, d: f32| if d > 0.0 { (x / d).round().clamp(0.0, 63.0) as u8 } else { 0 };
     let scales: [u8; RUNS] = std::array::from_fn(|i| six(bounds[i].0, d));
     let mins: [u8; RUNS] = std::array::from_fn(|i| six(bounds[i].1, dmin));
-    put_scale_min(&mut b[4..16], &scales, &mins);
-    for (i, run) in x.chunks_exact(32).enumerate() {
-        let (scale, min) = (d * f32::from(scales[i]), dmin * f32::from(mins[i]));
-        for (k, &x) in run.iter().enumerate() {
-            let q = if scale > 0.0 { ((x + min) / scale).round().clamp(0.0, 15.0) as u8 } else { 0 };
-            let byte = &mut b[16 + 32 * (i / 2) + k];
-            *byte = if i.is_multiple_of(2) { q } else { *byte | q << 4 };
-        }
-    }
+    let quants = x.iter().enumerate().map(|(at, &x)| {
+        let (scale, min) = (d * f32::from(scales[at / 32]), dmin * f32::from(mins[at / 32]));
+        if scale > 0.0 { ((x + min) / scale).round().clamp(0.0, f32::from(top)) as u8 } else { 0 }
+    });
+    (scales, mins, quants.collect())
 }
 
 /// Chunk: d f16 x 16 | dmin f16 x 16 | scales u8 [8][16] | mins u8 [8][16] | 8 steps of nibbles.

@@ -23,14 +23,26 @@ pub static SPEC: Spec = Spec {
     },
 };
 
-fn quants(b: &[u8]) -> [u8; 32] {
-    let mut q = nibbles_of(&b[6..22]);
-    for (i, &high) in b[2..6].iter().enumerate() {
+/// Quants from 20 bytes: the fifth bits, then the nibbles.
+pub(super) fn with_high(b: &[u8]) -> [u8; 32] {
+    let mut q = nibbles_of(&b[4..20]);
+    for (i, &high) in b[..4].iter().enumerate() {
         for (k, bit) in spread(high).to_le_bytes().into_iter().enumerate() {
             q[8 * i + k] |= bit << 4;
         }
     }
     q
+}
+
+/// The inverse of [`with_high`].
+pub(super) fn pack_high(q: &[u8], b: &mut [u8]) {
+    let mut high = 0u32;
+    for i in 0..16 {
+        let (lo, hi) = (q[i], q[i + 16]);
+        b[4 + i] = (lo & 15) | (hi & 15) << 4;
+        high |= u32::from(lo >> 4) << i | u32::from(hi >> 4) << (i + 16);
+    }
+    b[..4].copy_from_slice(&high.to_le_bytes());
 }
 
 /// The bits of a byte, one to a byte, lowest first.
@@ -42,7 +54,7 @@ fn spread(bits: u8) -> u64 {
 
 fn decode(b: &[u8], out: &mut [f32]) {
     let d = f16_at(b, 0);
-    for (x, q) in out.iter_mut().zip(quants(b)) {
+    for (x, q) in out.iter_mut().zip(with_high(&b[2..BYTES])) {
         *x = d * (f32::from(q) - 16.0);
     }
 }
@@ -53,14 +65,8 @@ fn encode(x: &[f32], b: &mut [u8]) {
     let d = extreme / -16.0;
     let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
     put_f16(b, 0, d);
-    let q = |x: f32| (x * inverse + 16.5).clamp(0.0, 31.0) as u8;
-    let mut high = 0u32;
-    for i in 0..16 {
-        let (lo, hi) = (q(x[i]), q(x[i + 16]));
-        b[6 + i] = (lo & 15) | (hi & 15) << 4;
-        high |= u32::from(lo >> 4) << i | u32::from(hi >> 4) << (i + 16);
-    }
-    b[2..6].copy_from_slice(&high.to_le_bytes());
+    let q: Vec<u8> = x.iter().map(|x| (x * inverse + 16.5).clamp(0.0, 31.0) as u8).collect();
+    pack_high(&q, &mut b[2..]);
 }
 
 /// Chunk: d f16 x 16 | nibbles | bits.
@@ -73,11 +79,11 @@ fn pack(blocks: &[Option<&[u8]>; TILE_ROWS], out: &mut [u8]) {
     for (r, block) in blocks.iter().enumerate() {
         if let Some(b) = block {
             head[2 * r..2 * r + 2].copy_from_slice(&b[..2]);
-            q[r] = quants(b);
+            q[r] = with_high(&b[2..BYTES]);
         }
     }
     nibbles::pack(&q, &mut planes[..nibbles::BYTES]);
-    bits::pack(&q, &mut planes[nibbles::BYTES..]);
+    bits::pack(&q, 4, &mut planes[nibbles::BYTES..]);
 }
 
 impl TileFormat for Q5_0 {
@@ -93,7 +99,7 @@ impl TileFormat for Q5_0 {
         // SAFETY: the planes follow the scales.
         unsafe {
             let p = p.add(2 * TILE_ROWS);
-            bits::or::<S>(p.add(nibbles::BYTES), nibbles::unpack::<S>(p))
+            bits::or::<S>(p.add(nibbles::BYTES), 4, nibbles::unpack::<S>(p))
         }
     }
     #[inline(always)]

@@ -99,7 +99,7 @@ fn pack(blocks: &[Option<&[u8]>; TILE_ROWS], out: &mut [u8]) {
         }
         let (low, high) = out[QUANTS + STEP * step..][..STEP].split_at_mut(nibbles::BYTES);
         nibbles::pack(&q, low);
-        pairs::pack(&q, high);
+        pairs::pack(&q, 4, high);
     }
 }
 

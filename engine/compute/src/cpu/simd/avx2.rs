@@ -155,6 +155,13 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    unsafe fn b_lookup(table: &[i8; 16], index: Self::B) -> Self::B {
+        both!(|index| {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, index)
+        })
+    }
+    #[inline(always)]
     unsafe fn dot(acc: Self::I, u: Self::B, a4: i32) -> Self::I {
         // u <= 127 and |a| <= 127, so the pairwise 16-bit sums of maddubs stay below 2^15: no saturation.
         both!(|acc, u| {

@@ -141,6 +141,13 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    unsafe fn b_lookup(table: &[i8; 16], index: Self::B) -> Self::B {
+        op!({
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, index)
+        })
+    }
+    #[inline(always)]
     unsafe fn dot(acc: Self::I, u: Self::B, a4: i32) -> Self::I {
         op!(_mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(a4)))
     }

@@ -149,6 +149,10 @@ impl Simd for Scalar {
         std::array::from_fn(|i| if bits[i] & mask != 0 { a[i] | set } else { a[i] })
     }
     #[inline(always)]
+    unsafe fn b_lookup(table: &[i8; 16], index: Self::B) -> Self::B {
+        index.map(|i| table[usize::from(i & 15)] as u8)
+    }
+    #[inline(always)]
     unsafe fn dot(acc: Self::I, u: Self::B, a4: i32) -> Self::I {
         let a = a4.to_le_bytes();
         std::array::from_fn(|l| (0..4).fold(acc[l], |s, t| s + i32::from(u[4 * l + t]) * i32::from(a[t] as i8)))
