@@ -182,6 +182,7 @@ impl Observer for Terminal {
             }
             Event::Loaded(loaded, load_ms) => self.loaded(loaded, load_ms),
             // In an object the trace is a field of it.
+            //= F-TRACE-191
             Event::Trace(trace) if !self.json => {
                 let _ = write!(std::io::stderr(), "{}", trace::text(trace));
             }

@@ -62,12 +62,15 @@ pub fn document(trace: &Trace, run: &Run<'_>) -> Value {
         summary["finish_reason"] = json!(answer.finish.reason());
     }
     json!({
+        //= F-TRACE-200
         "schema_version": SCHEMA_VERSION,
         "execution_arn": format!("arn:apr:execution:local:{}", uuid()),
         "status": if run.ended.is_ok() { "SUCCEEDED" } else { "FAILED" },
         "startDate": iso8601(trace.began),
         "stopDate": iso8601(trace.began + Duration::from_micros(stopped_us)),
+        //= F-TRACE-201
         "model": model(run),
+        //= F-TRACE-202
         "run_config": run_config(trace, run),
         "summary": summary,
         "events": events(trace, run),
@@ -127,10 +130,14 @@ fn events(trace: &Trace, run: &Run<'_>) -> Vec<Value> {
     let mut events = Vec::with_capacity(2 * trace.visits.len() + 2);
     let mut push = |us: u64, kind: &str, details: (&str, Value), rest: Value| {
         let id = events.len() + 1;
+        //= F-TRACE-195
+        //= F-TRACE-196
+        //= F-TRACE-210
         let mut event = json!({
             "timestamp": iso8601(trace.began + Duration::from_micros(us)),
             "type": kind,
             "id": id,
+            //= F-TRACE-197
             "previousEventId": id - 1,
         });
         if let (Value::Object(event), Value::Object(rest)) = (&mut event, rest) {
@@ -156,10 +163,13 @@ fn events(trace: &Trace, run: &Run<'_>) -> Vec<Value> {
             json!({"name": v.step.name(), field: value.to_string(), about: {"truncated": cut}})
         };
         let entered = ("stateEnteredEventDetails", details(&v.input, "input"));
+        //= F-TRACE-193
+        //= F-TRACE-198
         push(v.entered_us, "TaskStateEntered", entered, place(&v.input, "input"));
         let mut rest = place(&v.output, "output");
         rest["duration_us"] = json!(v.exited_us - v.entered_us);
         let exited = ("stateExitedEventDetails", details(&v.output, "output"));
+        //= F-TRACE-194
         push(v.exited_us, "TaskStateExited", exited, rest);
     }
     match run.ended {

@@ -170,6 +170,7 @@ impl Trace {
 }
 
 impl Tap for Trace {
+    //= F-TRACE-205
     fn observe(&mut self, _: usize, tag: Tag, rows: usize, values: &[f32]) {
         let (step, layer) = match untag(tag) {
             Some((_, Stage::Embed)) => (TraceStep::Embed, None),

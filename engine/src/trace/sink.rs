@@ -40,6 +40,7 @@ impl Sink {
             s.file.flush()?;
             if let Some(temporary) = &s.unfinished {
                 s.file.sync_all()?;
+                //= F-TRACE-203
                 fs::rename(temporary, &s.path)?;
             }
             s.unfinished = None;
@@ -67,6 +68,7 @@ pub fn text(document: &Value) -> String {
     let Value::Object(fields) = document else { return document.to_string() };
     let mut lines = Vec::with_capacity(fields.len());
     for (name, value) in fields {
+        //= F-TRACE-192
         let value = match value {
             Value::Array(list) if !list.is_empty() => {
                 let items: Vec<String> = list.iter().map(Value::to_string).collect();

@@ -11,6 +11,8 @@ pub fn summary(values: &[f32], rows: usize, with_values: bool) -> Value {
     if with_values {
         let row = &values[values.len() - width..];
         let shown: Vec<Value> = row.iter().take(limits::TRACE_VALUES).map(|&x| number(x)).collect();
+        //= F-TRACE-204
+        //= F-TRACE-208
         out["values"] = json!({"row": rows - 1, "data": shown, "length": width, "truncated": shown.len() < width});
     }
     out
@@ -43,10 +45,12 @@ fn statistics(values: &[f32]) -> Value {
     let deviation = (squares.iter().sum::<f64>() / n - mean * mean).max(0.0).sqrt();
     let of_finite = |x: f32| if finite > 0 { number(x) } else { Value::Null };
     json!({
+        //= F-TRACE-199
         "min": of_finite(min.into_iter().fold(f32::INFINITY, f32::min)),
         "max": of_finite(max.into_iter().fold(f32::NEG_INFINITY, f32::max)),
         "mean": of_finite(mean as f32),
         "std": of_finite(deviation as f32),
+        //= F-TRACE-207
         "nan": nan,
         "inf": infinite,
     })
@@ -57,6 +61,7 @@ fn statistics(values: &[f32]) -> Value {
 pub fn number(x: f32) -> Value {
     match x {
         x if x.is_finite() => x.to_string().parse::<f64>().map_or(Value::Null, |x| json!(x)),
+        //= F-TRACE-209
         x if x.is_nan() => json!("NaN"),
         x if x > 0.0 => json!("Infinity"),
         _ => json!("-Infinity"),
