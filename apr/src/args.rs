@@ -74,13 +74,13 @@ pub struct RunArgs {
 
     /// Record what happens in each stage; the trace goes to standard error unless --trace-output says where
     #[arg(long, help_heading = "Tracing")]
-    pub trace: bool,
+    pub trace: bool, //= F-CLI-016
     /// Write the trace to this file
     #[arg(long, value_name = "FILE", help_heading = "Tracing")]
-    pub trace_output: Option<PathBuf>,
+    pub trace_output: Option<PathBuf>, //= F-CLI-017
     /// Values of tensors too
     #[arg(long, help_heading = "Tracing")]
-    pub trace_verbose: bool,
+    pub trace_verbose: bool, //= F-CLI-018
     /// Only these stages: tokenize, embed, attention, ffn, lm_head, sample, decode
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = trace_step, help_heading = "Tracing")]
     pub trace_steps: Option<Vec<TraceStep>>,

@@ -9,6 +9,7 @@ use super::Check;
 use crate::ask::{self, OPEN_PROMPT, PROMPTS, answered, ask, closed, printed, report};
 use crate::child::Output;
 use crate::subject::Subject;
+use crate::traced::traced;
 use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak};
 
 /// The written rows of this prefix.
@@ -22,6 +23,9 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CLI-011", f_cli_011),
     ("F-CLI-012", f_cli_012),
     ("F-CLI-014", f_cli_014),
+    ("F-CLI-016", f_cli_016),
+    ("F-CLI-017", f_cli_017),
+    ("F-CLI-018", f_cli_018),
     ("F-CLI-020", f_cli_020),
 ];
 
@@ -287,4 +291,56 @@ pub fn f_cli_020(s: &Subject) -> Attempt {
 fn exits(t: &mut Tally, out: &Output, what: &str, want: i32) -> Result<(), Halt> {
     let observed = format!("{:?}: {}", out.code(), out.err().trim());
     t.hold(out.code() == Some(want), || out.refute(&format!("{what} exits {want}"), observed, want.to_string()))
+}
+
+/// `--trace` writes a trace with events of every stage; without a flag of its kind there is none.
+pub fn f_cli_016(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run with and without --trace, both streams");
+    for prompt in PROMPTS {
+        let plain = answered(ask(s, prompt, &[])?)?;
+        let said = plain.err();
+        t.hold(said.is_empty(), || plain.refute("without the flag there is no trace", &*said, ""))?;
+        let out = answered(ask(s, prompt, &["--trace"])?)?;
+        let json: serde_json::Value = serde_json::from_slice(&out.stderr).unwrap_or_default();
+        for stage in ["TOKENIZE", "EMBED", "ATTENTION", "FFN", "LM_HEAD", "SAMPLE", "DECODE"] {
+            let has = json["events"].as_array().is_some_and(|list| list.iter().any(|e| e["name"] == stage));
+            t.hold(has, || out.refute("every stage that ran has events", format!("no {stage}"), stage))?;
+        }
+    }
+    t.done()
+}
+
+/// `--trace-output FILE` holds the whole trace, standard output stays the answer; an unwritable FILE is an error.
+pub fn f_cli_017(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run --trace-output to a file and to a folder that is not there");
+    for prompt in PROMPTS {
+        let plain = answered(ask(s, prompt, &[])?)?;
+        let trace = traced(s, prompt, &[])?;
+        let out = &trace.out;
+        t.hold(out.stdout == plain.stdout, || out.refute("the answer stays the answer", out.out(), plain.out()))?;
+        let last = trace.events()?.last().map(|e| e["type"].to_string()).unwrap_or_default();
+        t.hold(last.contains("ExecutionSucceeded"), || trace.refute("the whole trace is there", &last, "its end"))?;
+    }
+    let nowhere = s.scratch()?.join("no/trace.json");
+    let out = ask(s, PROMPTS[0], &["--trace-output"])?.args([&nowhere]).judged()?;
+    t.hold(out.code() == Some(8), || out.refute("an unwritable file is an error", format!("{:?}", out.code()), "8"))?;
+    t.done()
+}
+
+/// `--trace-verbose` adds values of tensors that a trace leaves out otherwise.
+pub fn f_cli_018(s: &Subject) -> Attempt {
+    let mut t = Tally::new("traces with and without --trace-verbose");
+    for prompt in PROMPTS {
+        for (flags, wanted) in [(&["--max-tokens", "4"][..], false), (&["--max-tokens", "4", "--trace-verbose"], true)]
+        {
+            let trace = traced(s, prompt, flags)?;
+            for stage in ["EMBED", "ATTENTION", "FFN", "LM_HEAD"] {
+                for e in trace.of("TaskStateExited", stage)? {
+                    let has = e["output"]["values"]["data"].as_array().is_some_and(|list| !list.is_empty());
+                    t.hold(has == wanted, || trace.refute("values are there if asked for, and only then", e, wanted))?;
+                }
+            }
+        }
+    }
+    t.done()
 }

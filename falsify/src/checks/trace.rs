@@ -9,8 +9,6 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use compute::{Format, Want};
-use engine::program::Stage;
-use engine::session::Session;
 use serde_json::{Value, json};
 
 use super::Check;
@@ -19,8 +17,9 @@ use crate::child::Output;
 use crate::forge::gguf::Data;
 use crate::forge::models::Model;
 use crate::formula::Known;
-use crate::lab::{self, Seen, Setup, chat_ids, open, running};
+use crate::lab::{self, Setup, open};
 use crate::subject::Subject;
+use crate::traced::{beside_a_tap, read, traced};
 use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
 
 /// The written rows of this prefix.
@@ -50,47 +49,6 @@ pub static CHECKS: &[(&str, Check)] = &[
 const STAGES: [&str; 7] = ["TOKENIZE", "EMBED", "ATTENTION", "FFN", "LM_HEAD", "SAMPLE", "DECODE"];
 
 const FEW: &[&str] = &["--max-tokens", "12"];
-
-/// A traced answer.
-pub(super) struct Traced {
-    /// What the child did.
-    pub(super) out: Output,
-    /// The file's text.
-    pub(super) text: String,
-    /// The document.
-    pub(super) json: Value,
-}
-
-/// Runs the main fixture with `--trace-output` to a new file.
-pub(super) fn traced(s: &Subject, prompt: &str, flags: &[&str]) -> Result<Traced, Halt> {
-    let file = s.scratch()?.join("trace.json");
-    let out = answered(ask(s, prompt, flags)?.args(["--trace-output"]).args([&file]))?;
-    read(out, &file)
-}
-
-fn read(out: Output, file: &Path) -> Result<Traced, Halt> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| out.refute("--trace-output writes the file", e.to_string(), "the trace"))?;
-    let json = serde_json::from_str(&text).map_err(|e| out.refute("the trace is JSON", e.to_string(), "a document"))?;
-    Ok(Traced { out, text, json })
-}
-
-impl Traced {
-    fn events(&self) -> Result<&[Value], Halt> {
-        let list = self.json["events"].as_array().filter(|l| !l.is_empty());
-        let none = || self.out.refute("the trace has events", self.json["events"].to_string(), "a list").into();
-        list.map(Vec::as_slice).ok_or_else(none)
-    }
-
-    /// Events of one type and stage.
-    fn of(&self, kind: &str, stage: &str) -> Result<Vec<&Value>, Halt> {
-        Ok(self.events()?.iter().filter(|e| e["type"] == kind && e["name"] == stage).collect())
-    }
-
-    fn refute(&self, criterion: &str, seen: impl std::fmt::Display, want: impl std::fmt::Display) -> Refutation {
-        self.out.refute(criterion, seen.to_string(), want.to_string())
-    }
-}
 
 /// How often each stage runs, from the answer and the model alone.
 fn expected(s: &Subject, prompt: &str) -> Result<BTreeMap<&'static str, usize>, Halt> {
@@ -307,61 +265,6 @@ pub fn f_trace_198(s: &Subject) -> Attempt {
         }
     }
     t.done()
-}
-
-/// The buffers behind the stages of a greedy answer, by a tap of the check's own.
-fn tapped(s: &Subject, prompt: &str, tokens: &[u32]) -> Result<Vec<Seen>, Halt> {
-    let mut model = open(s, &s.model()?, Setup { watched: true, ..Setup::default() })?;
-    let prompt = chat_ids(&model, prompt)?;
-    let mut session = Session::new(&mut model);
-    let mut all = Vec::new();
-    for ids in std::iter::once(prompt.as_slice()).chain(tokens.chunks(1)) {
-        let mut seen = Seen::default();
-        running("a step runs", session.feed(ids, Want::Nothing, Want::Logits, &mut seen))?;
-        seen.outputs = session.output().rows.clone();
-        all.push(seen);
-    }
-    Ok(all)
-}
-
-/// The buffer that a stage's exit is about.
-fn buffer<'a>(seen: &'a Seen, event: &Value) -> Result<Option<&'a [f32]>, Halt> {
-    let layer = event["layer"].as_u64().unwrap_or(0) as usize;
-    Ok(match event["name"].as_str() {
-        Some("EMBED") => Some(seen.of(0, Stage::Embed)?),
-        Some("ATTENTION") => Some(seen.of(layer, Stage::AttentionAdd)?),
-        Some("FFN") => Some(seen.of(layer, Stage::FfnAdd)?),
-        Some("LM_HEAD") => seen.outputs.last().map(|o| o.values.as_slice()),
-        _ => None,
-    })
-}
-
-/// Runs `compare` on the exit of every stage that has a tensor, with the numbers that a tap saw there.
-fn beside_a_tap(
-    s: &Subject,
-    flags: &[&str],
-    mut compare: impl FnMut(&Traced, &Value, &[f32]) -> Result<(), Halt>,
-) -> Result<(), Halt> {
-    for prompt in PROMPTS {
-        let trace = traced(s, prompt, flags)?;
-        let tokens: Vec<u32> = trace.json["summary"]["tokens"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_u64)
-            .map(|t| t as u32)
-            .collect();
-        let seen = tapped(s, prompt, &tokens)?;
-        for e in trace.events()?.iter().filter(|e| e["type"] == "TaskStateExited") {
-            let at = e["iteration"].as_u64().unwrap_or(0) as usize;
-            let step =
-                seen.get(at).ok_or_else(|| trace.refute("a stage belongs to a step that ran", at, seen.len()))?;
-            if let Some(values) = buffer(step, e)? {
-                compare(&trace, e, values)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Minimum, maximum, mean and shape are those of the buffer that a tap sees.
