@@ -71,7 +71,7 @@ fn standing(report: &Report, row: &Row) -> Standing {
 fn claim(row: &Row) -> String {
     let pairs = |text: String, mark: &str, element: &str| {
         let parts: Vec<&str> = text.split(mark).collect();
-        if parts.len() % 2 == 0 {
+        if parts.len().is_multiple_of(2) {
             return text;
         }
         let tagged = |(i, part): (usize, &&str)| match i % 2 {
