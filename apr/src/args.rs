@@ -5,6 +5,7 @@ mod sampling;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
+use engine::api::{TraceConfig, TraceFormat, TraceStep};
 
 /// Run language models you can trust.
 #[derive(Debug, Parser)]
@@ -21,7 +22,9 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer one prompt
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Run again what a trace recorded, and name the first event that differs
+    Replay(ReplayArgs),
 }
 
 /// Flags of `apr run`.
@@ -69,9 +72,65 @@ pub struct RunArgs {
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub quiet: bool,
 
+    /// Record what happens in each stage; the trace goes to standard error unless --trace-output says where
+    #[arg(long, help_heading = "Tracing")]
+    pub trace: bool,
+    /// Write the trace to this file
+    #[arg(long, value_name = "FILE", help_heading = "Tracing")]
+    pub trace_output: Option<PathBuf>,
+    /// Values of tensors too
+    #[arg(long, help_heading = "Tracing")]
+    pub trace_verbose: bool,
+    /// Only these stages: tokenize, embed, attention, ffn, lm_head, sample, decode
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = trace_step, help_heading = "Tracing")]
+    pub trace_steps: Option<Vec<TraceStep>>,
+    /// `json` has the fields of AWS Step Functions, `chrome` is for Perfetto
+    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = trace_format, help_heading = "Tracing")]
+    pub trace_format: TraceFormat,
+
     /// How tokens are chosen
     #[command(flatten)]
     pub sampling: sampling::SamplingArgs,
+}
+
+impl RunArgs {
+    /// The trace that was asked for: any of its flags asks for one.
+    pub fn trace(&self) -> Option<TraceConfig> {
+        let chrome = self.trace_format == TraceFormat::Chrome;
+        let asked =
+            self.trace || self.trace_verbose || chrome || self.trace_output.is_some() || self.trace_steps.is_some();
+        asked.then(|| TraceConfig {
+            enabled: true,
+            steps: self.trace_steps.clone(),
+            output: self.trace_output.clone(),
+            verbose: self.trace_verbose,
+        })
+    }
+}
+
+fn trace_step(name: &str) -> Result<TraceStep, String> {
+    TraceStep::named(name.trim()).ok_or_else(|| "no such stage".into())
+}
+
+fn trace_format(name: &str) -> Result<TraceFormat, String> {
+    match name {
+        "json" => Ok(TraceFormat::Json),
+        "chrome" => Ok(TraceFormat::Chrome),
+        _ => Err("json and chrome can be had".into()),
+    }
+}
+
+/// Flags of `apr replay`.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// A trace that `apr run --trace-output` wrote
+    pub trace: PathBuf,
+    /// Run it on this model instead of the one the trace names
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
 }
 
 /// Environment and exit codes, from the tables that the engine acts on.

@@ -19,6 +19,10 @@ pub struct RunPlan {
 
 /// Works it out.
 pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
+    if args.trace().is_some_and(|t| t.output.is_none()) && args.verbose {
+        return Err(Error::new(Kind::Usage, "--trace and --verbose would both write to standard error")
+            .hint("give the trace a file: --trace-output trace.json"));
+    }
     let model_path = source::resolve(&args.model)?;
     let prompt = match args.prompt.as_deref() {
         Some("-") => read_prompt(args.raw)?,
@@ -34,6 +38,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         max_tokens: args.max_tokens,
         verbose: args.verbose,
         gpu: args.gpu,
+        trace: args.trace(),
         ..InferenceConfig::new(model_path)
     };
     let options = Options {
@@ -44,6 +49,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         stops: args.stop.clone(),
         threads: args.threads,
         context: args.ctx_size,
+        trace_format: args.trace_format,
         cancel,
         ..Options::default()
     };

@@ -60,3 +60,11 @@ pub const STOPS_MAX: usize = 64;
 pub const STOP_BYTES_MAX: usize = 4096;
 /// Worker threads of a backend.
 pub const THREADS_MAX: usize = 1 << 10;
+/// Values of a tensor that a trace shows.
+pub const TRACE_VALUES: usize = 16;
+/// Token ids in a row that a trace shows.
+pub const TRACE_IDS: usize = 1 << 10;
+/// Most likely tokens that a trace shows of logits.
+pub const TRACE_TOP: usize = 5;
+/// Bytes of a trace that is read again.
+pub const TRACE_BYTES_MAX: u64 = 1 << 30;

@@ -11,6 +11,7 @@ use crate::api::Outcome;
 use crate::error::{Error, Kind, Result, quoted};
 use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
+use crate::trace;
 
 /// How much to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +71,7 @@ impl Terminal {
     }
 
     /// The model is ready.
-    pub fn loaded(&mut self, loaded: &Loaded, load_ms: f64) {
+    fn loaded(&mut self, loaded: &Loaded, load_ms: f64) {
         if self.level != Level::Verbose {
             return;
         }
@@ -96,7 +97,7 @@ impl Terminal {
     pub fn done(&mut self, outcome: &Outcome) -> Result<()> {
         let a = &outcome.answer;
         if self.json {
-            let object = serde_json::json!({
+            let mut object = serde_json::json!({
                 "text": a.text,
                 "tokens": a.tokens,
                 "tokens_generated": a.tokens.len(),
@@ -110,6 +111,9 @@ impl Terminal {
                 "tokens_per_second": a.tokens_per_second(),
                 "warnings": self.warnings,
             });
+            if let Some(trace) = &outcome.trace {
+                object["trace"] = trace.json.clone();
+            }
             write_out(&format!("{object}\n"))?;
         } else if self.wrote && !a.text.ends_with('\n') {
             write_out("\n")?;
@@ -170,16 +174,19 @@ impl Observer for Terminal {
                 }
                 self.warnings.push(text.into());
             }
-            Event::Sampling(sampling) => {
-                if self.level == Level::Verbose {
-                    self.note(&format!("Sampling: {}", sampling.describe()));
-                }
+            Event::Sampling(sampling) if self.level == Level::Verbose => {
+                self.note(&format!("Sampling: {}", sampling.describe()));
             }
-            Event::Prefilled { tokens } => {
-                if self.level == Level::Verbose {
-                    self.note(&format!("Prompt tokens: {tokens}"));
-                }
+            Event::Prefilled { tokens } if self.level == Level::Verbose => {
+                self.note(&format!("Prompt tokens: {tokens}"));
             }
+            Event::Loaded(loaded, load_ms) => self.loaded(loaded, load_ms),
+            // In an object the trace is a field of it.
+            //= F-TRACE-191
+            Event::Trace(trace) if !self.json => {
+                let _ = write!(std::io::stderr(), "{}", trace::text(trace));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -192,6 +199,11 @@ fn write_out(text: &str) -> Result<()> {
         std::io::ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of the answer went away"),
         _ => Error::new(Kind::Output, format!("cannot write the answer: {e}")),
     })
+}
+
+/// Prints one line of an answer.
+pub fn print_line(line: &str) -> Result<()> {
+    write_out(&format!("{line}\n"))
 }
 
 /// Prints an error as one line on standard error: what, where, hint.

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod replay;
 mod run;
 
 use crate::args::{Args, Command};
@@ -9,5 +10,6 @@ use engine::Result;
 pub fn dispatch(args: Args) -> Result<()> {
     match args.command {
         Command::Run(args) => run::execute(&args),
+        Command::Replay(args) => replay::execute(&args),
     }
 }

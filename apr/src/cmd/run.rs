@@ -18,7 +18,8 @@ pub fn execute(args: &RunArgs) -> Result<()> {
     stop_on_signal(&cancel)?;
     let plan = plan::run(args, cancel)?;
     let mut terminal = Terminal::new(args.verbose);
-    if args.quiet {
+    // A trace on standard error is alone there, so that it is one JSON document.
+    if args.quiet || args.trace().is_some_and(|t| t.output.is_none()) {
         terminal = terminal.quiet();
     }
     if args.json {
@@ -32,7 +33,7 @@ pub fn execute(args: &RunArgs) -> Result<()> {
 }
 
 /// The first Ctrl+C ends the answer after the token in the making, the second the process.
-fn stop_on_signal(cancel: &Arc<AtomicBool>) -> Result<()> {
+pub fn stop_on_signal(cancel: &Arc<AtomicBool>) -> Result<()> {
     let cancel = cancel.clone();
     //= F-CLI-019
     ctrlc::set_handler(move || {

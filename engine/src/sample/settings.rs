@@ -166,8 +166,7 @@ impl Sampling {
             words.push(format!("logit-bias on {} tokens", self.logit_bias.len()));
         }
         if self.order != default.order {
-            let name = |step: &Step| Step::ALL.iter().find(|s| s.1 == *step).map_or("", |s| s.0);
-            words.push(format!("order {}", self.order.iter().map(name).collect::<Vec<_>>().join(";")));
+            words.push(format!("order {}", Step::names(&self.order)));
         }
         words.push(format!("seed {}", self.seed));
         words.join(", ")
