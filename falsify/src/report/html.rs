@@ -177,14 +177,24 @@ fn existential(report: &Report) -> String {
     out + "</ul></section>\n"
 }
 
+/// What the cells mean.
+const LEGEND: &[(&str, &str, &str)] = &[
+    ("S", "✓", "survived, proven"),
+    ("S w", "✓", "survived, not proven"),
+    ("r", "◐", "by ruling"),
+    ("R", "✗", "refuted"),
+    ("N", "–", "no check yet"),
+    ("N", "○", "not attempted here"),
+    ("I", "!", "instrument broke"),
+];
+
 /// One cell per row of the checklist, by section.
 fn cells(report: &Report) -> String {
-    let mut out = String::from(
-        "<section id=\"cells\"><h2>304 claims, one cell each</h2>\n<p class=\"legend\"><b class=\"c S\">✓</b> survived, \
-         proven <b class=\"c S w\">✓</b> survived only <b class=\"c r\">◐</b> by ruling <b class=\"c R\">✗</b> refuted \
-         <b class=\"c N\">–</b> no check yet <b class=\"c N\">○</b> not attempted here <b class=\"c I\">!</b> instrument \
-         broke</p>\n<div class=\"cells\">\n",
-    );
+    let mut out = String::from("<section id=\"cells\"><h2>304 claims, one cell each</h2>\n<p class=\"legend\">");
+    for (class, symbol, word) in LEGEND {
+        let _ = write!(out, "<span><b class=\"c {class}\">{symbol}</b> {word}</span> ");
+    }
+    out.push_str("</p>\n<div class=\"cells\">\n");
     let scores = report.sections();
     let mut section = "";
     for row in registry::rows().iter().filter(|r| !r.is_trigger()) {

@@ -74,7 +74,7 @@ pub fn sections(report: &Report) -> String {
 /// Survived and proven over the recorded runs.
 pub fn chart(history: &[history::Line]) -> String {
     const W: usize = 720;
-    const H: usize = 200;
+    const H: usize = 180;
     const LEFT: usize = 34;
     const RIGHT: usize = 78;
     let x = |i: usize| LEFT + i * (W - LEFT - RIGHT) / (history.len().max(2) - 1);
