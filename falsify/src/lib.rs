@@ -11,7 +11,8 @@
 //! cargo run -p falsify -- run F-CLI-011            one row, with its numbers
 //! cargo run -p falsify -- sabotage F-CLI           rows and saboteurs, the matrix
 //! cargo run -p falsify -- where F-CLI-011          the check, and the product's lines
-//! cargo run -p falsify -- report                   reports/latest.json, latest.md, a line of history.jsonl
+//! cargo run -p falsify -- report --open            every row again, then all of reports/, and the page in a browser
+//! cargo run -p falsify -- merge A.json B.json      verdicts of several machines as one report
 //! cargo run -p falsify -- tidy                     the rules of the house
 //! cargo run -p falsify -- forge --list             model files that can be made
 //! ```
@@ -73,7 +74,6 @@ pub mod formula;
 pub mod knobs;
 pub mod lab;
 pub mod launch;
-pub mod markdown;
 pub mod oracle;
 pub mod registry;
 pub mod report;
