@@ -6,9 +6,13 @@
 
 mod bound;
 mod json;
+mod message;
 mod origin;
 mod python;
+mod repr;
 mod source;
+#[cfg(test)]
+mod published;
 mod strftime;
 
 use std::collections::BTreeSet;
@@ -17,6 +21,7 @@ use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
+pub use message::Message;
 use serde_json::Value as Json;
 
 use super::special::{Special, Specials};
@@ -32,25 +37,6 @@ const CHATML: &str = "{% for message in messages %}\
     {{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\
     {% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-
-/// Who may speak.
-const ROLES: &[&str] = &["system", "user", "assistant", "tool"];
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
-        Message { role: role.into(), content: content.into() }
-    }
-}
 
 /// A chat template, parsed and ready.
 pub struct ChatTemplate {
@@ -120,7 +106,7 @@ impl ChatTemplate {
         tools: Option<&Json>,
         add_generation_prompt: bool,
     ) -> Result<Vec<Segment>> {
-        check(messages, tools)?;
+        message::check(messages, tools)?;
         let call = Call { messages, tools, add_generation_prompt, now: (self.now)() };
         let plain = self.run(&self.env, &call, &self.bos, &self.eos, None)?;
         if let Some(mark) = origin::unused(1, call.texts().chain([self.source.as_str()])) {
@@ -163,14 +149,13 @@ impl ChatTemplate {
 
     /// Runs the template; with a mark, on marked messages and tools.
     fn run(&self, env: &Environment, call: &Call, bos: &str, eos: &str, mark: Option<char>) -> Result<String> {
-        let text = |text: &str| mark.map_or_else(|| text.to_string(), |mark| origin::marked(text, mark));
-        let turn = |m: &Message| context! { role => m.role.as_str(), content => text(&m.content) };
-        let messages: Vec<Value> = call.messages.iter().map(turn).collect();
+        let messages: Vec<Value> = call.messages.iter().map(|m| m.value(mark)).collect();
         let tools = call.tools.map(|tools| origin::value(tools, mark));
         let input_bytes = call.texts().map(|t| t.len() + 64).sum::<usize>() * if mark.is_some() { 5 } else { 1 };
 
         let mut env = env.clone();
         python::install(&mut env, call.now);
+        repr::install(&mut env, mark);
         bound::install(&mut env, limits::TEMPLATE_BYTES_MAX + 4 * input_bytes);
         // Every byte of input may be copied some times; a fuel pays for 64 bytes.
         env.set_fuel(Some(limits::TEMPLATE_FUEL + input_bytes as u64 / 4));
@@ -208,8 +193,8 @@ struct Call<'a> {
 impl Call<'_> {
     /// Every text from outside.
     fn texts(&self) -> impl Iterator<Item = &str> {
-        let contents = self.messages.iter().map(|m| m.content.as_str());
-        contents.chain(self.tools.map(origin::texts).unwrap_or_default())
+        let said = self.messages.iter().flat_map(Message::texts);
+        said.chain(self.tools.map(origin::texts).unwrap_or_default())
     }
 }
 
@@ -228,34 +213,6 @@ fn parsed(source: &str) -> Result<Environment<'static>> {
     env.set_debug(false);
     env.add_template_owned(KEY, source).map_err(|e| broken(&e))?;
     Ok(env)
-}
-
-fn check(messages: &[Message], tools: Option<&Json>) -> Result<()> {
-    let usage = |what: String| Error::new(Kind::Usage, what);
-    if messages.is_empty() {
-        return Err(usage("a conversation needs at least one message".into()));
-    }
-    if let Some(m) = messages.iter().find(|m| !ROLES.contains(&m.role.as_str())) {
-        return Err(usage(format!("unknown role {}", quoted(&m.role))).hint(format!("known: {}", ROLES.join(", "))));
-    }
-    if tools.is_some_and(|tools| too_deep(tools, limits::TEMPLATE_VALUE_DEPTH_MAX)) {
-        return Err(usage(format!("tools are nested deeper than {}", limits::TEMPLATE_VALUE_DEPTH_MAX)));
-    }
-    let bytes: usize = messages.iter().map(|m| m.content.len()).sum::<usize>()
-        + tools.map_or(0, |tools| origin::texts(tools).iter().map(|t| t.len()).sum());
-    if bytes > limits::PROMPT_BYTES_MAX {
-        let what = format!("the conversation has {bytes} bytes; at most {} are supported", limits::PROMPT_BYTES_MAX);
-        return Err(Error::new(Kind::TooLarge, what));
-    }
-    Ok(())
-}
-
-fn too_deep(value: &Json, depth: usize) -> bool {
-    match value {
-        Json::Array(items) => depth == 0 || items.iter().any(|item| too_deep(item, depth - 1)),
-        Json::Object(map) => depth == 0 || map.values().any(|item| too_deep(item, depth - 1)),
-        _ => false,
-    }
 }
 
 /// Whether the segments, one after the other, are this text.
