@@ -4,7 +4,7 @@ use minijinja::Value;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::origin;
+use super::origin::{self, Marking};
 use crate::error::{Error, Kind, Result, quoted};
 use crate::limits;
 
@@ -40,22 +40,23 @@ impl Message {
     pub(super) fn texts(&self) -> Vec<&str> {
         let mut texts = origin::texts(&self.content);
         texts.extend(self.tool_calls.iter().flat_map(origin::texts));
-        texts.extend([&self.reasoning_content, &self.tool_call_id, &self.name].into_iter().flatten().map(String::as_str));
+        texts.extend(
+            [&self.reasoning_content, &self.tool_call_id, &self.name].into_iter().flatten().map(String::as_str),
+        );
         texts
     }
 
     /// What a template sees: only the fields that are there.
-    pub(super) fn value(&self, mark: Option<char>) -> Value {
-        let said = match (&self.content, mark) {
-            (Json::String(text), Some(mark)) => Value::from(origin::marked(text, mark)),
-            (content, _) => origin::value(content, mark),
+    pub(super) fn value(&self, marking: Marking) -> Value {
+        let said = match &self.content {
+            Json::String(text) => marking.text(text),
+            content => origin::value(content, marking),
         };
         let mut pairs = vec![("role", Value::from(&*self.role)), ("content", said)];
-        let text = |text: &String| mark.map_or_else(|| text.clone(), |mark| origin::marked(text, mark));
-        pairs.extend(self.reasoning_content.iter().map(|t| ("reasoning_content", Value::from(text(t)))));
-        pairs.extend(self.tool_calls.iter().map(|calls| ("tool_calls", origin::value(calls, mark))));
-        pairs.extend(self.tool_call_id.iter().map(|id| ("tool_call_id", Value::from(text(id)))));
-        pairs.extend(self.name.iter().map(|name| ("name", Value::from(text(name)))));
+        pairs.extend(self.reasoning_content.iter().map(|text| ("reasoning_content", marking.text(text))));
+        pairs.extend(self.tool_calls.iter().map(|calls| ("tool_calls", origin::value(calls, marking))));
+        pairs.extend(self.tool_call_id.iter().map(|id| ("tool_call_id", marking.text(id))));
+        pairs.extend(self.name.iter().map(|name| ("name", marking.text(name))));
         Value::from_pairs(pairs)
     }
 }

@@ -62,7 +62,13 @@ impl minijinja::value::Object for Method {
 }
 
 /// Jinja's `indent`, which keeps a last empty line. The engine's does not.
-fn indent(state: &State, text: &str, width: Option<Value>, first: Option<bool>, options: Kwargs) -> Result<String, Error> {
+fn indent(
+    state: &State,
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    options: Kwargs,
+) -> Result<String, Error> {
     let width = width.map_or_else(|| options.get::<Option<Value>>("width"), |w| Ok(Some(w)))?;
     let first = first.map_or_else(|| options.get::<Option<bool>>("first"), |f| Ok(Some(f)))?.unwrap_or(false);
     let blank = options.get::<Option<bool>>("blank")?.unwrap_or(false);

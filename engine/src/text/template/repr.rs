@@ -125,7 +125,10 @@ mod tests {
             texts => vec!["it's", "\"", "'\"", "a\\b\n\u{0}\u{a0}\u{2028}\u{e001}\u{e000}é日🦀e\u{301}\u{1f9e0}\u{10ffff}"],
         };
         let run = |source: &str| env.render_str(source, &given).unwrap();
-        assert_eq!(run("{{ floats }} {{ floats[0] }} {{ floats[0]|string }}"), "[1e-07, 1e+16, 0.0001, -2.5, 1.0] 1e-07 1e-07");
+        assert_eq!(
+            run("{{ floats }} {{ floats[0] }} {{ floats[0]|string }}"),
+            "[1e-07, 1e+16, 0.0001, -2.5, 1.0] 1e-07 1e-07"
+        );
         let expected = r#"["it's", '"', '\'"', 'a\\b\n\x00\xa0\u2028\ue001<mark>é日🦀e<accent>🧠\U0010ffff']"#;
         assert_eq!(run("{{ texts }}"), expected.replace("<mark>", "\u{e000}").replace("<accent>", "\u{301}"));
         assert_eq!(run("{{ {'a': (1,), 'b': [], 2: (1, none, true)} }}"), "{'a': (1,), 'b': [], 2: (1, None, True)}");

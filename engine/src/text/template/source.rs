@@ -385,7 +385,10 @@ mod tests {
         same("{% for k, v in x -%}", "{% for k, v in x -%}{% set k = k|_named -%}{% set v = v|_named -%}");
         same("{% macro m(a, b=[c, d]) %}", "{% macro m(a, b=[c, d]) %}{% set a = a|_named %}{% set b = b|_named %}");
         same("{% call(a) m(b) %}", "{% call(a) m(b) %}{% set a = a|_named %}");
-        same("{{ a.items.b }}{{ a.items() }}{{ [a.items] }}", "{{ a.items.b }}{{ a.items() }}{{ [a|_bound('items')] }}");
+        same(
+            "{{ a.items.b }}{{ a.items() }}{{ [a.items] }}",
+            "{{ a.items.b }}{{ a.items() }}{{ [a|_bound('items')] }}",
+        );
         same("{% set a.items = b.keys %}", "{% set a.items =( b|_bound('keys') )|_kept %}");
         same("{% call m(b) %}", "{% call m(b) %}");
         same("{%- generation -%}{% endgeneration %}", "{%- if true -%}{% endif %}");
