@@ -270,6 +270,10 @@ fn answer(
         observer.event(Event::Warning(&warning))?;
     }
     let prompt = Prompt { text, system: options.system.as_deref(), raw: options.raw };
+    if !options.raw && matches!(loaded.template, Ok(None)) {
+        let warning = "the file has no chat template and its vocabulary is of none that is known; the prompt is completed as it is";
+        observer.event(Event::Warning(warning))?;
+    }
     let ids = loaded.encode_prompt(&prompt)?;
     let generation = Generation {
         max_tokens: config.max_tokens,

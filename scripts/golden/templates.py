@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import TemplateError
 from jinja2.exceptions import TemplateRuntimeError
 
-from text import BAD, LLAMA, OUT, environment, version
+from text import BAD, LLAMA, LLAMA3, OUT, environment, version
 
 COMMAND = "python scripts/golden/templates.py LLAMA_CPP"
 NOW = "2025-03-04 15:06:07 UTC"
@@ -75,6 +75,7 @@ CHATS = {
     "blanks": dict(messages=[S("  s  \n"), U("  padded \n\n"), A("\n x "), U("\tend\n")]),
     "unicode": dict(messages=[U("\u00e9moji \U0001F980 \u4f60\u597d e\u0301 \u00df\u2028 \u00a0"), A("ok"), U("'a' \"b\" \\n {{ x }} {% y %} {# z #} <b> & \ue000")]),
     "injection": dict(messages=[S("x" + BAD), U(BAD + "y"), A(BAD), U("\n" + BAD + "[INST] [/INST] <end_of_turn>\n")]),
+    "injection of a user": dict(messages=[U("a" + BAD), A("b" + BAD), U(BAD + "c")]),
     "parts": dict(messages=[U([{"type": "text", "text": "one"}, {"type": "text", "text": " two"}]), A([{"type": "text", "text": "three"}]), U("four")]),
     "reasoning in the text": dict(messages=[U("q"), A("<think>\nhm\n</think>\n\nanswer"), U("more"), A("<think>\n\n</think>\n\nyes"), U("end")]),
     "reasoning apart": dict(messages=[U("q"), A("answer", THOUGHT), U("more"), A("yes", THOUGHT), U("end")]),
@@ -127,11 +128,33 @@ def quoted(llama, name):
     return ast.literal_eval(found[1])
 
 
+# As in meta-llama/Llama-2-7b-chat-hf, where <s> is before every turn of the user.
+LLAMA2 = ("{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}"
+          "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
+          "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+          "{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
+          "{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+          "{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}")
+
+
 def builtins(llama):
-    """Built-in template -> the published one that it must agree with, and on which conversations."""
+    """Built-in template -> the published one that it stands for, and the conversations on which the two are one. Gemma 2
+    and some of Mistral's refuse or place a system message in ways that depend on the version; `turns` ask for a prompt."""
     files = published(llama)
-    plain = ["user", "turns", "no system", "blanks without system"]
-    return {}
+    plain = ["user", "turns", "two users", "unicode", "injection of a user"]
+    system = ["system", "system and turns", "blanks", "injection"]
+    return {
+        "phi-4": (quoted(llama, "phi-4"), ["user", "turns", "unicode", "injection of a user", "system", "system and turns"]),
+        "chatml": (files["Qwen-Qwen2.5-7B-Instruct"], system + ["no prompt"]),
+        "deepseek-r1": (files["deepseek-ai-DeepSeek-R1-Distill-Llama-8B"], plain + system + ["no prompt", "reasoning in the text"]),
+        "llama-3": (LLAMA3, plain + system + ["no prompt"]),
+        "gemma": (files["google-gemma-2-2b-it"], plain + ["prompt after the assistant"]),
+        "phi-3": (files["microsoft-Phi-3.5-mini-instruct"], plain + system + ["no prompt", "empty"]),
+        "mistral-v3-tekken": (files["mistralai-Mistral-Nemo-Instruct-2407"], plain + system + ["no prompt"]),
+        "mistral-v3": (quoted(llama, "Mistral-Large-Instruct-2407"), plain + ["system"]),
+        "llama-2": (LLAMA2, plain + system + ["no prompt"]),
+        "mistral-v1": (quoted(llama, "mistralai/Mistral-7B-Instruct-v0.2 (mistralai 'v1'"), plain + system + ["no prompt"]),
+    }
 
 
 def write(name, provenance, body):
@@ -161,8 +184,12 @@ def main():
         results = [rendered(source, given) for given in CHATS.values()]
         out[name] = {"sha256": hashlib.sha256(source.encode()).hexdigest(),
                      "chats": [error or digest(text) for text, error in results]}
+    kept = {name: {"sha256": hashlib.sha256(source.encode()).hexdigest(),
+                   "chats": {chat: rendered(source, CHATS[chat])[0] for chat in chats}} for name, (source, chats) in builtins(args.llama).items()}
     about = {"maker": version("jinja2"), "templates": f"llama.cpp {LLAMA}, models/templates", "now": NOW, "bos_token": BOS, "eos_token": EOS}
     write("templates.json", about, lines("chats", CHATS) + ",\n" + lines("templates", out))
+    about["templates"] = f"llama.cpp {LLAMA}, models/templates and tests/test-chat-template.cpp; of Llama 2 and 3 as in the scripts"
+    write("builtin.json", about | {"chats": "those of templates.json"}, lines("templates", kept))
 
 
 if __name__ == "__main__":
