@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import TemplateError
 from jinja2.exceptions import TemplateRuntimeError
 
-from text import BAD, LLAMA, LLAMA3, OUT, environment, version
+from text import BAD, LLAMA, LLAMA2, LLAMA3, OUT, environment, version
 
 COMMAND = "python scripts/golden/templates.py LLAMA_CPP"
 NOW = "2025-03-04 15:06:07 UTC"
@@ -126,15 +126,6 @@ def quoted(llama, name):
     text = (llama / "tests/test-chat-template.cpp").read_text()
     found = re.search(r'name= \*/ "' + re.escape(name) + r'[^"]*",\s*/\* .template_str= \*/ ("(?:[^"\\]|\\.)*")', text)
     return ast.literal_eval(found[1])
-
-
-# As in meta-llama/Llama-2-7b-chat-hf, where <s> is before every turn of the user.
-LLAMA2 = ("{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}"
-          "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
-          "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
-          "{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
-          "{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
-          "{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}")
 
 
 def builtins(llama):
