@@ -318,6 +318,10 @@ fn answer(
     };
     let sampling = sampling(loaded, config, options, observer)?;
     let prompt = Prompt { text, system: options.system.as_deref(), raw: options.raw };
+    if !options.raw && matches!(loaded.template, Ok(None)) {
+        let warning = "the file has no chat template and its vocabulary is of none that is known; the prompt is completed as it is";
+        observer.event(Event::Warning(warning))?;
+    }
     let ids = loaded.encode_prompt(&prompt)?;
     observer.event(Event::Tokenized { text, ids: &ids })?;
     let generation = Generation {

@@ -27,8 +27,9 @@ pub struct Loaded {
     pub model: Model,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// Its chat template, if it has one.
-    pub template: Option<ChatTemplate>,
+    /// Its chat template, or a built-in one, if it is known to hold conversations. One that cannot be used is an error
+    /// of whoever wants a conversation, not of the file: text can be completed without.
+    pub template: Result<Option<ChatTemplate>>,
     /// Positions a sequence may have.
     pub context: usize,
     runner: Box<dyn Runner>,
@@ -52,7 +53,7 @@ impl Loaded {
         let model = Model::new(file::open(path)?)?;
         let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
         model::check_vocabulary(tokenizer.vocab_size(), &model)?;
-        let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer)?;
+        let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer);
         let context = match context {
             None => model.hyper.context,
             Some(n) if n == 0 || n > model.hyper.context => {
@@ -73,6 +74,18 @@ impl Loaded {
         self.runner.describe()
     }
 
+    /// How a conversation is laid out, for people.
+    pub fn layout(&self) -> String {
+        match &self.template {
+            Ok(Some(template)) => match template.builtin() {
+                Some(name) => format!("the built-in template {name}"),
+                None => "the file's own template".into(),
+            },
+            Ok(None) => "no template, prompts go in as they are".into(),
+            Err(e) => format!("a template that cannot be used: {e}"),
+        }
+    }
+
     /// Work done so far.
     pub fn counters(&self) -> compute::backend::Counters {
         self.runner.counters()
@@ -80,8 +93,13 @@ impl Loaded {
 
     /// Token ids of a prompt: through the chat template, or raw.
     pub fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<Vec<u32>> {
-        let mut ids = match &self.template {
-            Some(template) if !prompt.raw => {
+        let raw_works =
+            |e: Error| if e.hint.is_some() { e } else { e.hint("--raw completes a text without the template") };
+        //= F-GGUF-051
+        let template =
+            if prompt.raw { None } else { self.template.as_ref().map_err(|e| raw_works(e.clone()))?.as_ref() };
+        let mut ids = match template {
+            Some(template) => {
                 //= F-PIPE-169
                 let mut messages = Vec::new();
                 if let Some(system) = prompt.system {
@@ -89,14 +107,14 @@ impl Loaded {
                 }
                 //= F-MATH-156
                 messages.push(Message::new("user", prompt.text));
-                self.tokenizer.encode(&template.render(&messages, None, true)?)?
+                self.tokenizer.encode(&template.render(&messages, None, true).map_err(raw_works)?)?
             }
-            _ if prompt.system.is_some() => {
+            None if prompt.system.is_some() => {
                 return Err(Error::new(Kind::Usage, "a system prompt needs a chat template")
                     .at(Place::Flag("--system".into()))
                     .hint("the model has none, or --raw turned it off"));
             }
-            _ => self.tokenizer.encode_raw(prompt.text)?,
+            None => self.tokenizer.encode_raw(prompt.text)?,
         };
         if ids.is_empty() {
             //= F-MATH-155

@@ -67,6 +67,7 @@
 pub mod ask;
 pub mod bad;
 pub mod capability;
+pub mod chat;
 pub mod checks;
 pub mod child;
 pub mod forge;

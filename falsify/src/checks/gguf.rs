@@ -17,6 +17,7 @@ use serde_json::Value as Json;
 use super::Check;
 use crate::ask;
 use crate::bad::{self, Bad};
+use crate::chat;
 use crate::child::Output;
 use crate::forge;
 use crate::forge::gguf::{Data, Value, Writer};
@@ -38,6 +39,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-GGUF-048", f_gguf_048),
     ("F-GGUF-049", f_gguf_049),
     ("F-GGUF-050", f_gguf_050),
+    ("F-GGUF-051", f_gguf_051),
     ("F-GGUF-052", f_gguf_052),
     ("F-GGUF-053", f_gguf_053),
     ("F-GGUF-055", f_gguf_055),
@@ -349,6 +351,17 @@ fn begins(t: &mut Tally, name: &str, words: &Tokenizer, golden: &oracle::Golden)
 }
 
 // ---- models
+
+/// Chat templates: a file's own and the built-in ones render Jinja2's text; errors are told.
+pub fn f_gguf_051(s: &Subject) -> Attempt {
+    let mut t = Tally::new(
+        "18 conversations each by eight templates in files, 5 to 11 by seven built-in ones, beside Jinja2; five files through apr",
+    );
+    chat::by_files(&mut t, s)?;
+    chat::by_builtins(&mut t, s)?;
+    chat::told_by_apr(&mut t, s)?;
+    t.done()
+}
 
 /// Memory-map large files: tensors point into the mapping, and opening reads the header and nothing else.
 pub fn f_gguf_052(s: &Subject) -> Attempt {
