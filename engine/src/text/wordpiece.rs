@@ -2,8 +2,8 @@
 //! that the rest begins with, and so on.
 //!
 //! A token that begins a word is written with U+2581 in front; GGUF drops the `##` from the others. Text is cleaned and
-//! cut by HuggingFace's own code for BERT, which is the reference. llama.cpp differs in this: it knows no longest word,
-//! takes canonical decompositions one step deep, and lets some format characters pass.
+//! cut by HuggingFace's own code for BERT, which is the reference. llama.cpp differs: it knows no longest word, does not
+//! decompose Hangul, strips vowel signs that take room (Mc) with the accents, and takes U+0085 for a blank.
 
 use std::collections::HashMap;
 
@@ -185,8 +185,8 @@ mod tests {
     #[test]
     fn degenerate_texts_go_through() {
         let tok = Tokenizer::from_metadata(&metadata()).unwrap();
-        for (piece, most) in [("a", 20), (" ", 0), ("\u{301}", 0), ("!", 1 << 20), ("a ", 1 << 19)] {
-            let text = piece.repeat((1 << 20) / piece.len());
+        for (piece, most) in [("a", 20), (" ", 0), ("\u{301}", 0), ("!", 1 << 18), ("a ", 1 << 17)] {
+            let text = piece.repeat((1 << 18) / piece.len());
             let ids = tok.encode_text(&text).unwrap();
             assert!(ids.len() <= most, "{piece:?}: {}", ids.len());
         }
