@@ -28,6 +28,8 @@ pub const VOCAB_MAX: usize = 1 << 21;
 pub const MERGES_MAX: usize = 1 << 22;
 /// Bytes of one vocabulary entry.
 pub const TOKEN_BYTES_MAX: usize = 1 << 16;
+/// Bytes of a token of a SentencePiece vocabulary. Merging looks at that many in each step; real ones stay under 100.
+pub const PIECE_BYTES_MAX: usize = 1 << 10;
 /// Bytes of one word of a text, as a tokenizer cuts it. A longer one is cut again: merging takes fifty times its size.
 pub const WORD_BYTES_MAX: usize = 1 << 16;
 /// Bytes of a control or user-defined token: these are looked for at every position of a text.

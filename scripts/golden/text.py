@@ -2,10 +2,10 @@
 
     python scripts/golden/text.py --llama LLAMA_CPP
 
-LLAMA_CPP is a source folder of llama.cpp: its models/ folder has vocabularies with expected ids, and chat templates.
+LLAMA_CPP is a source folder of llama.cpp: its models/templates folder has chat templates.
 Needs tokenizers and jinja2. The fixture's tokenizer is read from fixtures/qwen2-tiny.
 """
-import argparse, datetime, hashlib, importlib.metadata, json, re, unicodedata
+import argparse, datetime, importlib.metadata, json, re, unicodedata
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -159,18 +159,6 @@ def fixture_ids():
     write("fixture_ids.json", {"maker": version("tokenizers"), "tokenizer": "fixtures/qwen2-tiny/tokenizer.json"}, cases=cases)
 
 
-def vocabulary_ids(models, name):
-    """llama.cpp's own test vectors (made with HuggingFace's tokenizers) for a published vocabulary, which is not in this repository."""
-    path = models / f"ggml-vocab-{name}.gguf"
-    with open(f"{path}.inp", newline="", encoding="utf-8") as inp:
-        texts = inp.read().split("\n__ggml_vocab_test__\n")[:-1]    # every text is followed by the line
-    lines = Path(f"{path}.out").read_text().splitlines()
-    assert len(texts) == len(lines), name
-    cases = [{"text": t, "ids": [int(i) for i in line.split()]} for t, line in zip(texts, lines)]
-    write(f"{name.replace('-', '_')}_ids.json", {"maker": f"llama.cpp {LLAMA}, models/{path.name}.inp and .out", "vocabulary": "models/" + path.name,
-          "vocabulary_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, cases=cases)
-
-
 def chats(templates):
     tok = Tokenizer.from_file(str(TOK / "tokenizer.json"))
     sources = {"chatml": CHATML, "blocks": BLOCKS, "llama-2": LLAMA2, "llama-3": LLAMA3, "qwen2.5": json.loads((TOK / "tokenizer_config.json").read_text())["chat_template"]}
@@ -199,8 +187,6 @@ def chats(templates):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama", required=True, type=Path, help="source folder of llama.cpp")
-    models = parser.parse_args().llama / "models"
+    llama = parser.parse_args().llama
     fixture_ids()
-    vocabulary_ids(models, "qwen2")
-    vocabulary_ids(models, "llama-bpe")
-    chats(models / "templates")
+    chats(llama / "models/templates")
