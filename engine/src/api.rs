@@ -19,6 +19,7 @@ use crate::sample::Sampling;
 use crate::sample::settings::Asked;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
 use crate::term::Terminal;
+use crate::text;
 
 /// Configuration for inference.
 #[derive(Clone, Debug)]
@@ -266,12 +267,15 @@ fn answer(
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Answer> {
-    let Some(text) = &config.prompt else {
+    let Some(words) = &config.prompt else {
         return Err(Error::new(Kind::Usage, "no prompt").hint("give one as the second argument, or pipe it in"));
     };
     let sampling = sampling(loaded, config, options, observer)?;
-    let prompt = Prompt { text, system: options.system.as_deref(), raw: options.raw };
+    let prompt = Prompt { text: words, system: options.system.as_deref(), raw: options.raw };
     let ids = loaded.encode_prompt(&prompt)?;
+    if let Some(hint) = text::rare::hint(&loaded.tokenizer, &ids) {
+        observer.event(Event::Warning(&hint))?;
+    }
     let generation = Generation {
         max_tokens: config.max_tokens,
         sampling,

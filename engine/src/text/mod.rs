@@ -5,6 +5,7 @@
 //! recognised in [`Segment::Scaffold`] only, so nobody can type `<|im_end|>` and end a turn.
 
 mod bpe;
+pub(crate) mod rare;
 mod special;
 mod stop;
 mod template;
