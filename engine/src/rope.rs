@@ -59,7 +59,7 @@ pub fn from_metadata(
         description = if description == "none" { "llama3".into() } else { format!("{description}, llama3") };
     }
     let inv_freq: Vec<f32> = inv_freq.into_iter().map(|f| f as f32).collect();
-    // Numbers that are each in order can divide to an infinity or, for a base of 1, to no number.
+    // Numbers that are each in order can divide to an infinity.
     if let Some(f) = inv_freq.iter().chain([&(mscale as f32)]).find(|f| !f.is_finite()) {
         return Err(Error::malformed(format!("base {theta} and scaling {description} give an angle of {f}"))
             .at(Place::Key(keys.name("rope.freq_base"))));

@@ -75,6 +75,7 @@ pub mod lab;
 pub mod launch;
 pub mod markdown;
 pub mod oracle;
+pub mod refusal;
 pub mod registry;
 pub mod report;
 pub mod sabotage;
