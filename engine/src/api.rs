@@ -273,7 +273,7 @@ fn answer(
     let sampling = sampling(loaded, config, options, observer)?;
     let prompt = Prompt { text: words, system: options.system.as_deref(), raw: options.raw };
     let ids = loaded.encode_prompt(&prompt)?;
-    if let Some(hint) = text::rare::hint(&loaded.tokenizer, &ids) {
+    if let Some(hint) = text::rare::hint(&loaded.tokenizer, words) {
         observer.event(Event::Warning(&hint))?;
     }
     let generation = Generation {

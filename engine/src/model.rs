@@ -207,14 +207,12 @@ fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
             Error::malformed(format!("epsilon {norm_eps} is not above 0 and at most 0.1")).at(Place::Key(eps_key))
         );
     }
-    let vocab = file
-        .tensors
-        .get(arch.names.token_embedding)
-        .ok_or_else(|| no_tensor(arch.names.token_embedding))?
-        .shape
-        .first()
-        .copied()
-        .unwrap_or(0);
+    let name = arch.names.token_embedding;
+    let table = &file.tensors.get(name).ok_or_else(|| no_tensor(name))?.shape;
+    let vocab = table.first().copied().unwrap_or(0);
+    // First of all shapes: what follows from a wrong width is harder to understand.
+    let width = Extent { size: hidden, says: Says::Key("embedding_length") };
+    check_shape(arch, head_dim, name, &[Extent { size: vocab, says: Says::Vocabulary }, width], table)?;
     let scaled = rope::from_metadata(arch, meta, file.tensors.get(arch.names.rope_freqs), head_dim, context)?;
     Ok(Hyper {
         layers,
@@ -325,45 +323,52 @@ impl Table<'_> {
 
     fn optional(&self, name: &str, shape: &[Extent]) -> Result<Option<WeightRef>> {
         let Some(tensor) = self.file.tensors.get(name) else { return Ok(None) };
-        let sizes: Vec<usize> = shape.iter().map(|e| e.size).collect();
-        //= F-GGUF-057
-        //= F-JID-262
-        if tensor.shape != sizes {
-            return Err(Error::malformed(format!("expected shape {sizes:?}, found {:?}", tensor.shape))
-                .at(Place::Tensor(name.into()))
-                .hint(self.cause(shape, &tensor.shape)));
-        }
+        check_shape(self.arch, self.hyper.head_dim, name, shape, &tensor.shape)?;
         Ok(Some(tensor.as_weight(name)))
     }
+}
 
-    /// The likely reason why a tensor has another shape.
-    //= F-JID-273
-    fn cause(&self, wanted: &[Extent], found: &[usize]) -> String {
-        const OTHER: &str = "metadata and weights are of different models, or of different sizes of one";
-        if wanted.len() != found.len() {
-            return format!(
-                "it has {} dimensions instead of {}: another tensor under this name",
-                found.len(),
-                wanted.len()
-            );
+/// Holds a tensor to the shape that it must have.
+//= F-GGUF-057
+//= F-JID-262
+fn check_shape(arch: &Arch, head_dim: usize, name: &str, wanted: &[Extent], found: &[usize]) -> Result<()> {
+    let sizes: Vec<usize> = wanted.iter().map(|e| e.size).collect();
+    if found == sizes {
+        return Ok(());
+    }
+    Err(Error::malformed(format!("expected shape {sizes:?}, found {found:?}"))
+        .at(Place::Tensor(name.into()))
+        .hint(cause(arch, head_dim, wanted, found)))
+}
+
+/// The likely reason why a tensor has another shape.
+//= F-JID-273
+fn cause(arch: &Arch, head_dim: usize, wanted: &[Extent], found: &[usize]) -> String {
+    const OTHER: &str = "metadata and weights are of different models, or of different sizes of one";
+    if wanted.len() != found.len() {
+        return format!(
+            "it has {} dimensions instead of {}: another tensor under this name",
+            found.len(),
+            wanted.len()
+        );
+    }
+    // The rows of the embedding are taken from the tensor: of its two extents, the width is the one that is known.
+    let table = matches!(wanted, [Extent { says: Says::Vocabulary, .. }, width] if width.size == found[0]);
+    if table || wanted.iter().rev().map(|e| &e.size).eq(found) {
+        return "rows and columns are swapped: the converter has transposed it".into();
+    }
+    let differs = wanted.iter().zip(found).find(|(e, found)| e.size != **found);
+    let Some((wanted, found)) = differs else { return OTHER.into() };
+    match wanted.says {
+        Says::Vocabulary => format!("the embedding table has {} rows: {OTHER}", wanted.size),
+        Says::Heads(key) => {
+            let (heads, room) = (wanted.size / head_dim, *found as f64 / head_dim as f64);
+            format!(
+                "{}.{key} is {heads}, but it has room for {room} heads of {head_dim}: a wrong count of heads, or {OTHER}",
+                arch.name
+            )
         }
-        if wanted.iter().rev().map(|e| &e.size).eq(found) {
-            return "rows and columns are swapped: the converter has transposed it".into();
-        }
-        let differs = wanted.iter().zip(found).find(|(e, found)| e.size != **found);
-        let Some((wanted, found)) = differs else { return OTHER.into() };
-        let head_dim = self.hyper.head_dim;
-        match wanted.says {
-            Says::Vocabulary => format!("the embedding table has {} rows: {OTHER}", wanted.size),
-            Says::Heads(key) => {
-                let (heads, room) = (wanted.size / head_dim, *found as f64 / head_dim as f64);
-                format!(
-                    "{}.{key} is {heads}, but it has room for {room} heads of {head_dim}: a wrong count of heads, or {OTHER}",
-                    self.arch.name
-                )
-            }
-            Says::Key(key) => format!("{}.{key} is {}: {OTHER}", self.arch.name, wanted.size),
-        }
+        Says::Key(key) => format!("{}.{key} is {}: {OTHER}", arch.name, wanted.size),
     }
 }
 

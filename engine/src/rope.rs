@@ -29,11 +29,12 @@ pub fn from_metadata(
     let keys = Keys { meta, prefix: arch.name };
     let theta = keys.positive("rope.freq_base")?.unwrap_or(arch.rope_theta);
     let dims_key = keys.name("rope.dimension_count");
-    let dims = meta.unsigned(&dims_key)?.unwrap_or(head_dim as u64) as usize;
+    let said = meta.unsigned(&dims_key)?;
+    let dims = said.unwrap_or(head_dim as u64) as usize;
     if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
-        return Err(
-            Error::malformed(format!("{dims} rotated elements in a head of {head_dim}")).at(Place::Key(dims_key))
-        );
+        // A file that does not say it has heads that cannot be rotated in pairs.
+        let key = if said.is_some() { dims_key } else { keys.name("attention.head_count") };
+        return Err(Error::malformed(format!("{dims} rotated elements in a head of {head_dim}")).at(Place::Key(key)));
     }
     //= F-MATH-165
     let base: Vec<f64> = (0..dims / 2).map(|i| theta.powf(-2.0 * i as f64 / dims as f64)).collect();

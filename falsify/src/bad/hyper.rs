@@ -42,6 +42,10 @@ const ROWS: &[Row] = &[
     ("24: 4097 heads", TooLarge, Key(HEADS), |w| w.replace(HEADS, 4097u32)),
     ("24: heads layer by layer", Malformed, Key(HEADS), |w| w.replace(HEADS, Value::i32s([2]))),
     ("24: other heads than the tensors have", Malformed, Tensor("blk.0.attn_k.bias"), |w| w.replace(HEADS, 4u32)),
+    ("24: heads of an odd width", Malformed, Key(HEADS), |w| {
+        w.replace(HEADS, 32u32);
+        w.remove(ROTATED);
+    }),
     ("24: no K/V heads", Malformed, Key(KV_HEADS), |w| w.replace(KV_HEADS, 0u32)),
     ("24: more K/V heads than heads", Malformed, Key(KV_HEADS), |w| w.replace(KV_HEADS, 4u32)),
     ("24: K/V heads that do not divide the heads", Malformed, Key(KV_HEADS), |w| w.replace(KV_HEADS, 3u32)),
