@@ -2,6 +2,7 @@
 
 mod sampling;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -33,7 +34,7 @@ pub struct RunArgs {
     /// Model file (GGUF)
     pub model: PathBuf, //= F-CLI-002
     /// The prompt; `-` or nothing reads it from standard input
-    pub prompt: Option<String>,
+    pub prompt: Option<OsString>,
 
     /// Most tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]

@@ -25,8 +25,8 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
     }
     let model_path = source::resolve(&args.model)?;
     let prompt = match args.prompt.as_deref() {
-        Some("-") => read_prompt(args.raw)?,
-        Some(text) => text.to_string(),
+        Some(typed) if typed == "-" => read_prompt(args.raw)?,
+        Some(typed) => utf8(typed.as_encoded_bytes().to_vec())?,
         None if std::io::stdin().is_terminal() => {
             return Err(Error::new(Kind::Usage, "no prompt")
                 .hint("give one after the model, or pipe it in: echo 'What is 2+2?' | apr run MODEL"));
@@ -65,11 +65,21 @@ fn read_prompt(raw: bool) -> Result<String> {
         .take(limit)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::new(Kind::Unreadable, format!("cannot read the prompt from standard input: {e}")))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Error::new(Kind::Usage, format!("the prompt is not UTF-8: byte {}", e.utf8_error().valid_up_to()))
-    })?;
+    let text = utf8(bytes)?;
     Ok(match text.strip_suffix('\n').filter(|_| !raw) {
         Some(line) => line.strip_suffix('\r').unwrap_or(line).to_string(),
         None => text,
+    })
+}
+
+/// A prompt is text. What is not is refused with its place: replacing it would ask something else.
+//= F-JID-265
+fn utf8(bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        Error::new(
+            Kind::Usage,
+            format!("the prompt is not valid UTF-8 from its byte {} on", e.utf8_error().valid_up_to()),
+        )
+        .hint("convert it first, for example with iconv")
     })
 }

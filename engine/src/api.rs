@@ -20,6 +20,7 @@ use crate::sample::Sampling;
 use crate::sample::settings::Asked;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
 use crate::term::Terminal;
+use crate::text;
 use crate::trace::{self, Trace, Traced};
 
 /// Configuration for inference.
@@ -313,17 +314,20 @@ fn answer(
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Answer> {
-    let Some(text) = &config.prompt else {
+    let Some(words) = &config.prompt else {
         return Err(Error::new(Kind::Usage, "no prompt").hint("give one as the second argument, or pipe it in"));
     };
     let sampling = sampling(loaded, config, options, observer)?;
-    let prompt = Prompt { text, system: options.system.as_deref(), raw: options.raw };
+    let prompt = Prompt { text: words, system: options.system.as_deref(), raw: options.raw };
     if !options.raw && matches!(loaded.template, Ok(None)) {
         let warning = "the file has no chat template and its vocabulary is of none that is known; the prompt is completed as it is";
         observer.event(Event::Warning(warning))?;
     }
     let ids = loaded.encode_prompt(&prompt)?;
-    observer.event(Event::Tokenized { text, ids: &ids })?;
+    if let Some(hint) = text::rare::hint(&loaded.tokenizer, words) {
+        observer.event(Event::Warning(&hint))?;
+    }
+    observer.event(Event::Tokenized { text: words, ids: &ids })?;
     let generation = Generation {
         max_tokens: config.max_tokens,
         sampling,

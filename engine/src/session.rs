@@ -11,7 +11,7 @@ use compute::program::KV_BLOCK;
 use compute::{Backend, Batch, Interest, Output, Program, Row, Runner, Want};
 
 use crate::error::{Error, Kind, Place, Result};
-use crate::file;
+use crate::file::{self, Checked};
 use crate::guard;
 use crate::model::{self, Model};
 use crate::program;
@@ -35,6 +35,15 @@ pub struct Loaded {
     runner: Box<dyn Runner>,
 }
 
+/// What a file means: everything about it that can be checked before numbers are computed.
+pub fn understand(file: Checked) -> Result<(Model, Tokenizer, Result<Option<ChatTemplate>>)> {
+    let model = Model::new(file)?;
+    let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
+    model::check_vocabulary(tokenizer.vocab_size(), &model)?;
+    let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer);
+    Ok((model, tokenizer, template))
+}
+
 impl Loaded {
     /// Opens a file and prepares it.
     pub fn open(path: &Path, backend: &dyn Backend, context: Option<usize>) -> Result<Loaded> {
@@ -50,10 +59,7 @@ impl Loaded {
         interest: &Interest,
         rewrite: impl FnOnce(&mut Program),
     ) -> Result<Loaded> {
-        let model = Model::new(file::open(path)?)?;
-        let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
-        model::check_vocabulary(tokenizer.vocab_size(), &model)?;
-        let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer);
+        let (model, tokenizer, template) = understand(file::open(path)?)?;
         let context = match context {
             None => model.hyper.context,
             Some(n) if n == 0 || n > model.hyper.context => {
@@ -66,6 +72,7 @@ impl Loaded {
         let mut program = program::build(&model);
         rewrite(&mut program);
         let runner = backend.prepare(&program, interest)?;
+        model.unchanged()?;
         Ok(Loaded { model, tokenizer, template, context, runner })
     }
 
@@ -286,6 +293,7 @@ impl<'m> Session<'m> {
         if end > self.loaded.context {
             return Err(Error::new(Kind::Usage, format!("{end} positions in a context of {}", self.loaded.context)));
         }
+        self.loaded.model.unchanged()?;
         let blocks = end.div_ceil(KV_BLOCK);
         self.loaded.runner.reserve_blocks(blocks)?;
         self.table.extend(self.table.len() as u32..blocks as u32);

@@ -76,6 +76,7 @@ pub mod knobs;
 pub mod lab;
 pub mod launch;
 pub mod oracle;
+pub mod refusal;
 pub mod registry;
 pub mod report;
 pub mod sabotage;

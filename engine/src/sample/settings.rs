@@ -141,6 +141,7 @@ impl Sampling {
     /// Stores the value, or the nearest that is in range: a field that counts could not hold another.
     fn put(&mut self, setting: &Setting, x: f32, warnings: &mut Vec<String>) {
         let (low, high) = setting.range;
+        //= F-JID-266 F-JID-267 F-JID-268
         let inside = if x.is_nan() { low } else { x.clamp(low, high) };
         if inside != x {
             warnings.push(format!("{} {x} is outside {low}..{high}; using {inside}", setting.name));

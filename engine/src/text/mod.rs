@@ -6,6 +6,7 @@
 
 mod bpe;
 mod pretokenizer;
+pub(crate) mod rare;
 mod sentencepiece;
 mod special;
 mod stop;

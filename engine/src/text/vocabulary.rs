@@ -243,8 +243,13 @@ fn texts(metadata: &Metadata) -> Result<Vec<Box<str>>> {
     let mut texts: Vec<Box<str>> = Vec::with_capacity(values.len());
     let mut seen: HashMap<&str, usize> = HashMap::with_capacity(values.len());
     for (id, value) in values.iter().enumerate() {
-        let Value::String(text) = value else {
-            return Err(malformed(TOKENS, format!("token {id} is {}, not text", value.kind())));
+        let text = match value {
+            Value::String(text) => text,
+            Value::RawString(bytes) => {
+                let valid = std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len);
+                return Err(malformed(TOKENS, format!("token {id} is not valid UTF-8 from its byte {valid} on")));
+            }
+            other => return Err(malformed(TOKENS, format!("token {id} is {}, not text", other.kind()))),
         };
         if text.len() > limits::TOKEN_BYTES_MAX {
             let what =

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod cpu;
 pub mod gguf;
+pub mod jid;
 pub mod math;
 pub mod pipe;
 pub mod trace;
@@ -23,6 +24,7 @@ pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("cli", cli::CHECKS),
     ("cpu", cpu::CHECKS),
     ("gguf", gguf::CHECKS),
+    ("jid", jid::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),
     ("trace", trace::CHECKS),

@@ -82,6 +82,7 @@ pub fn f_pipe_166(s: &Subject) -> Attempt {
         round_trip(&mut t, &qwen, apart, composed)?;
         round_trip(&mut t, &llama, apart, apart)?;
     }
+    crate::refusal::long_texts(&mut t, &qwen)?;
     t.number("bytes encoded", bytes as f64);
     t.done()
 }
@@ -235,6 +236,7 @@ pub fn f_pipe_169(s: &Subject) -> Attempt {
             t.hold(said.contains(text), || Refutation::new("the words reach the model", &*said, *text))?;
         }
     }
+    crate::refusal::templates(&mut t, s)?;
     t.done()
 }
 
@@ -532,6 +534,7 @@ pub fn f_pipe_181(s: &Subject) -> Attempt {
             Refutation::new("no piece ends inside a character", format!("{pieces:?}"), "whole characters")
         })?;
     }
+    crate::refusal::stops(&mut t, s)?;
     t.done()
 }
 

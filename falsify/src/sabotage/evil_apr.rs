@@ -132,6 +132,13 @@ impl Real {
     }
 }
 
+impl Real {
+    /// Runs it with every line of its standard error told in other words.
+    fn with_errors(self, words: impl Fn(&str) -> String) -> u8 {
+        self.with_stderr(|text| text.lines().flat_map(|line| [words(line), "\n".into()]).collect())
+    }
+}
+
 impl Caught {
     /// Passes both streams on.
     fn emit(self) -> u8 {
@@ -195,6 +202,19 @@ pub static ALL: &[Saboteur] = &[
         r.retold(|text| text.replace(' ', "Ġ").replace('\n', "Ċ"))
     }),
     evil("blank-fails-silently", "ends a blank prompt with an exit code and no word", blank_fails_silently),
+    evil("numbers-dropped", "errors without their numbers", |r| {
+        r.with_errors(|line| line.replace(char::is_numeric, ""))
+    }),
+    evil("places-dropped", "errors say neither which byte, key nor tensor", |r| r.with_errors(without_place)),
+    evil("hints-dropped", "errors and warnings without their hints", |r| {
+        r.with_errors(|line| line.split_once("; ").map_or(line, |(what, _)| what).to_string())
+    }),
+    evil("warnings-dropped", "no warnings", |r| {
+        r.with_stderr(|text| text.lines().filter(|l| !l.starts_with("warning: ")).flat_map(|l| [l, "\n"]).collect())
+    }),
+    evil("paths-dropped", "errors without the names that stand in quotes", |r| {
+        r.with_errors(|line| line.split('\'').step_by(2).collect::<Vec<_>>().join("it"))
+    }),
     evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
 
@@ -291,6 +311,12 @@ fn answers_anyway(real: Real) -> u8 {
         caught = Caught { code: 0, stdout: b"4\n".to_vec(), stderr: Vec::new() };
     }
     caught.emit()
+}
+
+fn without_place(line: &str) -> String {
+    let line = line.split_once(" from its byte ").map_or(line, |(what, _)| what);
+    let (before, after) = line.split_once(" (in ").or(line.split_once(" (at ")).unwrap_or((line, ""));
+    format!("{before}{}", after.split_once(')').map_or("", |(_, rest)| rest))
 }
 
 fn reads_whole_file(real: Real) -> u8 {
