@@ -1,5 +1,7 @@
 //! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
 
+mod sampling;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -33,24 +35,6 @@ pub struct RunArgs {
     /// Most tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
     pub max_tokens: usize, //= F-CLI-011
-    /// Randomness, 0 to 2; 0 always takes the most likely token
-    #[arg(short, long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub temperature: f32, //= F-CLI-012
-    /// Draw from the K most likely tokens only; 0 is all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    pub top_k: usize,
-    /// Draw from the most likely tokens that make up P of the probability
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
-    pub top_p: f32,
-    /// Draw from tokens at least P times as likely as the best
-    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
-    pub min_p: f32,
-    /// Make tokens of the last 64 less likely; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub repeat_penalty: f32,
-    /// Seed of the random numbers [default: 0]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub seed: u64,
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -84,6 +68,10 @@ pub struct RunArgs {
     /// Say nothing but the answer and errors
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub quiet: bool,
+
+    /// How tokens are chosen
+    #[command(flatten)]
+    pub sampling: sampling::SamplingArgs,
 }
 
 /// Environment and exit codes, from the tables that the engine acts on.

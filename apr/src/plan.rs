@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use engine::sample::Sampling;
 use engine::{Error, InferenceConfig, Kind, Options, Result, limits};
 
 use crate::args::RunArgs;
@@ -33,21 +32,13 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
     let config = InferenceConfig {
         prompt: Some(prompt),
         max_tokens: args.max_tokens,
-        temperature: args.temperature,
         verbose: args.verbose,
         gpu: args.gpu,
         ..InferenceConfig::new(model_path)
     };
     let options = Options {
-        sampling: Sampling {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repeat_penalty: args.repeat_penalty,
-            seed: args.seed,
-            ..Sampling::default()
-        },
+        sampling: args.sampling.asked.clone(),
+        recommended: true,
         system: args.system.clone(),
         raw: args.raw,
         stops: args.stop.clone(),

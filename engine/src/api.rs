@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Place, Result};
 use crate::knobs;
 use crate::limits;
 use crate::sample::Sampling;
+use crate::sample::settings::Asked;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
 use crate::term::Terminal;
 
@@ -145,8 +146,10 @@ pub struct CheckResult {
 /// What the structs of the specification leave open.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Sampling beyond the temperature, which [`InferenceConfig`] decides.
-    pub sampling: Sampling,
+    /// Sampling beyond the temperature, which [`InferenceConfig`] decides unless it is asked for here.
+    pub sampling: Asked,
+    /// Start from the sampling that the model file recommends, temperature included.
+    pub recommended: bool,
     /// Instead of the template's system message.
     pub system: Option<String>,
     /// No chat template.
@@ -166,7 +169,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            sampling: Sampling::default(),
+            sampling: Asked::default(),
+            recommended: false,
             system: None,
             raw: false,
             stops: Vec::new(),
@@ -265,10 +269,7 @@ fn answer(
     let Some(text) = &config.prompt else {
         return Err(Error::new(Kind::Usage, "no prompt").hint("give one as the second argument, or pipe it in"));
     };
-    let mut sampling = Sampling { temperature: config.temperature, ..options.sampling.clone() };
-    for warning in sampling.clamp() {
-        observer.event(Event::Warning(&warning))?;
-    }
+    let sampling = sampling(loaded, config, options, observer)?;
     let prompt = Prompt { text, system: options.system.as_deref(), raw: options.raw };
     let ids = loaded.encode_prompt(&prompt)?;
     let generation = Generation {
@@ -278,6 +279,32 @@ fn answer(
         prefill_chunk: options.prefill_chunk,
     };
     Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)
+}
+
+/// The default, what the model recommends if that is wanted, and what was asked for, in this order.
+fn sampling(
+    loaded: &Loaded,
+    config: &InferenceConfig,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Sampling> {
+    let mut sampling = Sampling { temperature: config.temperature, ..Sampling::default() };
+    let mut warnings = Vec::new();
+    if options.recommended {
+        warnings.extend(sampling.recommended_by(&loaded.model.metadata)?);
+    }
+    warnings.extend(sampling.asked(&options.sampling));
+    for warning in warnings {
+        observer.event(Event::Warning(&warning))?;
+    }
+    let vocab = loaded.tokenizer.vocab_size();
+    if let Some((token, _)) = sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocab) {
+        return Err(Error::new(Kind::Usage, format!("no token {token}"))
+            .at(Place::Flag("--logit-bias".into()))
+            .hint(format!("the vocabulary has {vocab} tokens")));
+    }
+    observer.event(Event::Sampling(&sampling))?;
+    Ok(sampling)
 }
 
 /// Run model inference with Ollama-style UX: a spinner while loading, then the answer on standard output as it comes.

@@ -162,6 +162,8 @@ pub enum Event<'a> {
     Text(&'a str),
     /// Something the user should know that is not an error.
     Warning(&'a str),
+    /// How tokens will be chosen: everything that was asked for and recommended, put together.
+    Sampling(&'a Sampling),
     /// The prompt is in the cache.
     Prefilled {
         /// Its tokens.

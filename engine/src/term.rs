@@ -170,6 +170,11 @@ impl Observer for Terminal {
                 }
                 self.warnings.push(text.into());
             }
+            Event::Sampling(sampling) => {
+                if self.level == Level::Verbose {
+                    self.note(&format!("Sampling: {}", sampling.describe()));
+                }
+            }
             Event::Prefilled { tokens } => {
                 if self.level == Level::Verbose {
                     self.note(&format!("Prompt tokens: {tokens}"));
