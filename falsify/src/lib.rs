@@ -45,7 +45,7 @@
 //!
 //! # Adding a saboteur
 //!
-//! One entry in the table of its kind, `sabotage/{evil_apr,evil_input,mutated_golden,rewrite}.rs`:
+//! One entry in the table of its kind, `sabotage/{evil_apr,evil_input,evil_sampler,mutated_golden,rewrite}.rs`:
 //!
 //! ```text
 //! evil("ignores-seed", "drops --seed", |r| r.without(&["--seed"], 1).run()),
@@ -66,6 +66,7 @@
 pub mod ask;
 pub mod bad;
 pub mod capability;
+pub mod chance;
 pub mod checks;
 pub mod child;
 pub mod forge;
@@ -75,9 +76,11 @@ pub mod lab;
 pub mod launch;
 pub mod markdown;
 pub mod oracle;
+pub mod python;
 pub mod registry;
 pub mod report;
 pub mod sabotage;
+pub mod skills;
 pub mod snippet;
 pub mod stamp;
 pub mod subject;

@@ -140,6 +140,11 @@ impl Vocabulary {
         matches!(self.kinds.get(id as usize), Some(Kind::Control | Kind::Unknown))
     }
 
+    /// Whether the id stands for nothing: filler, or past the last token.
+    pub fn is_filler(&self, id: u32) -> bool {
+        matches!(self.kinds.get(id as usize), Some(Kind::Unused) | None)
+    }
+
     /// Whether nothing comes after the token.
     //= F-PIPE-168
     pub fn is_end(&self, id: u32) -> bool {
