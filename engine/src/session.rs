@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use compute::backend::{NoTap, Tap};
+use compute::backend::{NoTap, RowOutput, Tap};
 use compute::program::KV_BLOCK;
 use compute::{Backend, Batch, Interest, Output, Program, Row, Runner, Want};
 
@@ -32,6 +32,8 @@ pub struct Loaded {
     pub template: Result<Option<ChatTemplate>>,
     /// Positions a sequence may have.
     pub context: usize,
+    /// Rows of the LM head that stand for no token, ascending: never chosen, whatever their logits.
+    filler: Vec<u32>,
     runner: Box<dyn Runner>,
 }
 
@@ -69,11 +71,12 @@ impl Loaded {
             }
             Some(n) => n,
         };
+        let filler = (0..model.hyper.vocab as u32).filter(|id| tokenizer.is_filler(*id)).collect();
         let mut program = program::build(&model);
         rewrite(&mut program);
         let runner = backend.prepare(&program, interest)?;
         model.unchanged()?;
-        Ok(Loaded { model, tokenizer, template, context, runner })
+        Ok(Loaded { model, tokenizer, template, context, filler, runner })
     }
 
     /// What runs: backend, instruction set, threads.
@@ -383,7 +386,7 @@ impl<'m> Session<'m> {
             if cancel.load(Ordering::Relaxed) {
                 break Finish::Cancelled;
             }
-            let id = self.choose(&mut sampler);
+            let id = self.choose(&mut sampler)?;
             observer.event(Event::Chosen(id))?;
             //= F-PIPE-168
             //= F-PIPE-189
@@ -424,12 +427,30 @@ impl<'m> Session<'m> {
         Ok(answer)
     }
 
-    fn choose(&self, sampler: &mut Sampler) -> u32 {
-        let row = self.output.rows.last().expect("invariant: a step gives a row of output for each row of the batch");
-        match sampler.want() {
-            Want::Logits => sampler.choose(&row.values, &self.tokens),
-            _ => row.argmax, //= F-GGUF-060
+    /// The next token, from the output of the last step.
+    fn choose(&mut self, sampler: &mut Sampler) -> Result<u32> {
+        if sampler.want() != Want::Logits {
+            let best = self.last_row().argmax; //= F-GGUF-060
+            if self.loaded.filler.binary_search(&best).is_err() {
+                return Ok(best);
+            }
+            // The best row stands for no token: the same step once more, for all logits.
+            let last = self.tokens[self.tokens.len() - 1];
+            self.truncate(self.tokens.len() - 1);
+            self.feed(&[last], Want::Nothing, Want::Logits, &mut NoTap)?;
         }
+        let mut values = std::mem::take(&mut self.last_row().values);
+        //= F-GGUF-054
+        for &id in &self.loaded.filler {
+            if let Some(x) = values.get_mut(id as usize) {
+                *x = f32::NEG_INFINITY;
+            }
+        }
+        Ok(sampler.choose(&values, &self.tokens))
+    }
+
+    fn last_row(&mut self) -> &mut RowOutput {
+        self.output.rows.last_mut().expect("invariant: a step gives a row of output for each row of the batch")
     }
 
     /// Cuts a prompt that does not fit: the middle goes, since the ends hold the template's frame.

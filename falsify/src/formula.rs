@@ -29,6 +29,8 @@ pub struct Known {
     pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
+    /// Width of the feed-forward layer.
+    pub ffn: usize,
     /// Rows of the embedding table.
     pub vocab: usize,
     /// Epsilon of the norms.
@@ -69,6 +71,7 @@ impl Known {
             heads,
             kv_heads: whole("num_key_value_heads")?,
             head_dim,
+            ffn: whole("intermediate_size")?,
             vocab: whole("vocab_size")?,
             eps: real("rms_norm_eps")?,
             // HuggingFace's Qwen2 pairs halves, and its converter leaves them so.
@@ -86,6 +89,7 @@ impl Known {
             heads: m.heads,
             kv_heads: m.kv_heads,
             head_dim: m.head_dim(),
+            ffn: m.ffn,
             vocab: m.rows,
             eps: 1e-6,
             rope: Rope::new(m.arch == Arch::Llama, f64::from(m.theta), m.head_dim(), m.scaling),
@@ -262,6 +266,7 @@ mod tests {
             heads: 2,
             kv_heads: 1,
             head_dim: 2,
+            ffn: 1,
             vocab: 1,
             eps: 0.0,
             rope: Rope::new(false, 1e4, 2, Scaling::None),

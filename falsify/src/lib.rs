@@ -46,7 +46,7 @@
 //!
 //! # Adding a saboteur
 //!
-//! One entry in the table of its kind, `sabotage/{evil_apr,evil_input,mutated_golden,rewrite}.rs`:
+//! One entry in the table of its kind, `sabotage/{evil_apr,evil_input,evil_sampler,mutated_golden,rewrite}.rs`:
 //!
 //! ```text
 //! evil("ignores-seed", "drops --seed", |r| r.without(&["--seed"], 1).run()),
@@ -67,6 +67,7 @@
 pub mod ask;
 pub mod bad;
 pub mod capability;
+pub mod chance;
 pub mod chat;
 pub mod checks;
 pub mod child;
@@ -76,10 +77,12 @@ pub mod knobs;
 pub mod lab;
 pub mod launch;
 pub mod oracle;
+pub mod python;
 pub mod refusal;
 pub mod registry;
 pub mod report;
 pub mod sabotage;
+pub mod skills;
 pub mod snippet;
 pub mod stamp;
 pub mod subject;

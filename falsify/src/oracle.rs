@@ -274,6 +274,13 @@ impl Golden {
         }
     }
 
+    /// The same with cases of more than so many tokens alone.
+    #[must_use]
+    pub fn beyond(mut self, tokens: usize) -> Golden {
+        self.cases.retain(|c| c.prompt.len() > tokens);
+        self
+    }
+
     /// The same without cases of more than `tokens` tokens, which are other rows' business.
     #[must_use]
     pub fn up_to(mut self, tokens: usize) -> Golden {
@@ -322,6 +329,23 @@ pub fn teacher_forced(t: &mut Tally, model: &mut Loaded, golden: &Golden, epsilo
         seen.judge(t, golden, how)?;
     }
     t.number(&format!("{}: epsilon", golden.name), epsilon);
+    Ok(())
+}
+
+/// Every stored logit of every position is llama.cpp's within epsilon, in prefill.
+pub fn near(t: &mut Tally, model: &mut Loaded, golden: &Golden) -> Result<(), Halt> {
+    let mut worst = 0f64;
+    for case in &golden.cases {
+        for (i, (ours, theirs)) in outputs(model, case, PREFILL_CHUNK)?.iter().zip(&case.rows).enumerate() {
+            let off = distance(ours, theirs);
+            worst = worst.max(off);
+            t.hold(off <= golden.epsilon, || {
+                let at = format!("off by {off} ({}, case {}, position {})", golden.name, case.name, case.from + i);
+                Refutation::new("the best logits are llama.cpp's", at, format!("at most {}", golden.epsilon))
+            })?;
+        }
+    }
+    t.number(&format!("{}: largest difference of a stored logit", golden.name), worst);
     Ok(())
 }
 
@@ -600,7 +624,7 @@ mod tests {
         let mut files = 0;
         for path in crate::subject::list(&s.golden.join("llama")).unwrap() {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            if name == "refused" || name.ends_with("-prompts") {
+            if name == "refused" || name.ends_with("-prompts") || name.ends_with("-skills") {
                 continue;
             }
             let golden = golden(&s, &name).unwrap();

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::child::Run;
 use crate::forge;
 use crate::sabotage::evil_backend::Evil;
+use crate::sabotage::evil_sampler::Meddle;
 use crate::verdict::{Halt, fixture_weak, instrument};
 
 /// A rewrite of a model's program, for checks that run the engine in this process.
@@ -40,6 +41,8 @@ pub struct Subject {
     pub rewrite: Option<Rewrite>,
     /// In-process checks run on a backend that does this. See [`crate::lab`].
     pub evil_backend: Option<Evil>,
+    /// Samplers that a check draws with do this. See [`crate::chance`].
+    pub evil_sampler: Option<Meddle>,
     /// Done to every file of the forge, by the saboteur of this name. See [`Subject::forged`].
     pub spoil: Option<(&'static str, Spoil)>,
     scratch: Arc<TempDir>,
@@ -73,6 +76,7 @@ impl Subject {
             evil: None,
             rewrite: None,
             evil_backend: None,
+            evil_sampler: None,
             spoil: None,
             scratch,
         })

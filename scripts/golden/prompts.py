@@ -73,7 +73,17 @@ def forged(name, ids):
     """Prompts for a model with random weights, out of its ordinary token `ids`."""
     draw = random.Random(f"golden {name}")
     some = lambda n: [draw.choice(ids) for _ in range(n)]
-    return [{"name": "one", "ids": some(1), "from": None, "most": 32},      # a prompt of one token
-            {"name": "text", "text": WORDS, "from": None, "most": 16},
-            {"name": "every", "ids": some(64), "from": 0, "most": 1},       # every position of a prefill
-            {"name": "cross", "ids": some(120), "from": None, "most": 16}]  # decoding across position 128
+    if "-long-" in name:        # rows of the end alone: the file stays small
+        return [{"name": str(n), "ids": some(n), "from": n - 16, "most": 16} for n in (2049, 4000)]
+    out = [{"name": "one", "ids": some(1), "from": None, "most": 32},      # a prompt of one token
+           {"name": "text", "text": WORDS, "from": None, "most": 16},
+           {"name": "every", "ids": some(64), "from": 0, "most": 1},       # every position of a prefill
+           {"name": "cross", "ids": some(120), "from": None, "most": 16}]  # decoding across position 128
+    if "-linear-" in name:      # beyond the original context, which is a quarter of 2048
+        out.append({"name": "past", "ids": some(600), "from": 584, "most": 16})
+    return out
+
+
+def context(name):
+    """Positions that the prompts of a forged model and their answers need."""
+    return 4096 if "-long-" in name else 1024 if "-linear-" in name else 512

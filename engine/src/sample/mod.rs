@@ -308,7 +308,8 @@ fn draw(candidates: &[(u32, f64)], u: f64) -> (u32, f64) {
             return (token, p);
         }
     }
-    candidates.last().copied().unwrap_or((0, 1.0))
+    // Rounding left a sliver above the sum: it belongs to the last that can be drawn at all.
+    candidates.iter().rev().find(|c| c.1 > 0.0).copied().unwrap_or((0, 1.0))
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): small, portable, good enough to draw tokens with.

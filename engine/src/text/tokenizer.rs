@@ -161,6 +161,11 @@ impl Tokenizer {
         self.vocabulary.is_control(id)
     }
 
+    /// Whether the id stands for nothing: filler up to a round size, or a row of the model that has no token.
+    pub fn is_filler(&self, id: u32) -> bool {
+        self.vocabulary.is_filler(id)
+    }
+
     /// Whether an answer ends with this token.
     //= F-PIPE-168
     pub fn is_end(&self, id: u32) -> bool {

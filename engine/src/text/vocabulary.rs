@@ -191,6 +191,11 @@ impl Vocabulary {
         self.strips_blanks && !self.text(id).is_some_and(|text| KEEPS_BLANKS.contains(&text))
     }
 
+    /// Whether the id stands for nothing: filler, or past the last token.
+    pub fn is_filler(&self, id: u32) -> bool {
+        matches!(self.kinds.get(id as usize), Some(Kind::Unused) | None)
+    }
+
     /// Whether nothing comes after the token.
     //= F-PIPE-168
     pub fn is_end(&self, id: u32) -> bool {

@@ -4,15 +4,20 @@
 //! of two or three steps, whose numbers are computed here in f64 or bit by bit. Work is counted by the runner, never
 //! timed: times are evidence and no verdict hangs on them.
 
+mod contexts;
+mod systems;
+
 use std::time::{Duration, Instant};
 
 use compute::backend::{Counters, NoTap, RowOutput};
 use compute::cpu::{isa::Isa, product::Product};
 use compute::program::{KvSpec, NormKind, Op, Program, Tag, WeightRef};
 use compute::{Batch, Format, Interest, Output, Row, Want, quant};
+use contexts::f_cpu_105;
 use engine::sample::{Sampler, Sampling};
 use engine::session::{Loaded, PREFILL_CHUNK, Session};
 use serde_json::Value;
+use systems::f_cpu_108;
 
 use super::Check;
 use crate::ask::{LONG_PROMPTS, PROMPTS, answered, ask};
@@ -37,7 +42,9 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CPU-102", f_cpu_102),
     ("F-CPU-103", f_cpu_103),
     ("F-CPU-104", f_cpu_104),
+    ("F-CPU-105", f_cpu_105),
     ("F-CPU-106", f_cpu_106),
+    ("F-CPU-108", f_cpu_108),
     ("F-CPU-111", f_cpu_111),
     ("F-CPU-112", f_cpu_112),
     ("F-CPU-113", f_cpu_113),
@@ -48,18 +55,10 @@ pub static CHECKS: &[(&str, Check)] = &[
 // ---- instruction sets
 
 /// A forged model of every number format, and odd shapes.
-const EVERY_FORMAT: &[&str] = &[
-    "qwen2-f32",
-    "qwen2-f16",
-    "qwen2-bf16",
-    "qwen2-q4_0",
-    "qwen2-q5_0",
-    "qwen2-q8_0",
-    "qwen2-q4_k",
-    "qwen2-q6_k",
-    "qwen2-uneven-q8_0",
-    "llama-head128-q8_0",
-];
+fn of_every_format() -> Vec<String> {
+    let uniform = quant::ALL.iter().map(|spec| format!("qwen2-{}", spec.name.to_lowercase()));
+    uniform.chain(["qwen2-uneven-q8_0", "llama-head128-q8_0"].map(String::from)).collect()
+}
 
 /// Ids that every vocabulary here has, always the same.
 fn some_ids(name: &str, n: usize) -> Vec<u32> {
@@ -68,10 +67,10 @@ fn some_ids(name: &str, n: usize) -> Vec<u32> {
 }
 
 /// The two fixtures and these forged models.
-fn models(s: &Subject, forged: &[&str]) -> Result<Vec<(String, std::path::PathBuf)>, Halt> {
+fn models<N: AsRef<str>>(s: &Subject, forged: &[N]) -> Result<Vec<(String, std::path::PathBuf)>, Halt> {
     let mut all =
         vec![("q8_0 fixture".to_string(), s.fixture("q8_0")?), ("q4_k_m fixture".into(), s.fixture("q4_k_m")?)];
-    for name in forged {
+    for name in forged.iter().map(AsRef::as_ref) {
         all.push((name.to_string(), s.forged(name)?));
     }
     Ok(all)
@@ -106,7 +105,7 @@ fn accelerated(s: &Subject, isa: &'static str) -> Attempt {
         Tally::new(format!("{isa} beside scalar: products of every format, whole models, apr with APR_ISA={isa}"));
     products(&mut t, isa)?;
     let mut faster = Vec::new();
-    for (name, path) in models(s, EVERY_FORMAT)? {
+    for (name, path) in models(s, &of_every_format())? {
         let ids = some_ids(&name, 70);
         let level = |isa| lab::open(s, &path, Setup { isa: Some(isa), threads: 1, ..Setup::default() });
         let (mut scalar, mut vector) = (level("scalar")?, level(isa)?);

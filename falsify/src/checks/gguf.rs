@@ -4,6 +4,8 @@
 //! converter wrote. What they mean is said by golden output (`oracle.rs`) and by the files that HuggingFace keeps beside
 //! a model.
 
+mod models;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -12,6 +14,7 @@ use engine::Kind;
 use engine::file::{Checked, Value as Read};
 use engine::model::Model;
 use engine::text::{Segment, Tokenizer};
+use models::{f_gguf_054, f_gguf_056, f_gguf_060};
 use serde_json::Value as Json;
 
 use super::Check;
@@ -32,6 +35,7 @@ use crate::written::{as_written, extremes};
 pub static CHECKS: &[(&str, Check)] = &[
     ("F-GGUF-041", f_gguf_041),
     ("F-GGUF-042", f_gguf_042),
+    ("F-GGUF-043", f_gguf_043),
     ("F-GGUF-044", f_gguf_044),
     ("F-GGUF-045", f_gguf_045),
     ("F-GGUF-046", f_gguf_046),
@@ -42,7 +46,9 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-GGUF-051", f_gguf_051),
     ("F-GGUF-052", f_gguf_052),
     ("F-GGUF-053", f_gguf_053),
+    ("F-GGUF-054", f_gguf_054),
     ("F-GGUF-055", f_gguf_055),
+    ("F-GGUF-056", f_gguf_056),
     ("F-GGUF-057", f_gguf_057),
     ("F-GGUF-058", f_gguf_058),
     ("F-GGUF-059", f_gguf_059),
@@ -60,6 +66,11 @@ pub fn f_gguf_041(s: &Subject) -> Attempt {
 /// Load Q4_0 quantization.
 pub fn f_gguf_042(s: &Subject) -> Attempt {
     loads(s, &["Q4_0"], &["qwen2-q4_0"])
+}
+
+/// Load Q5_K_M quantization: Q5_K and Q6_K mixed, as llama.cpp's quantizer does.
+pub fn f_gguf_043(s: &Subject) -> Attempt {
+    loads(s, &["Q5_K", "Q6_K"], &["qwen2-q5_k_m"])
 }
 
 /// Load Q6_K quantization.
@@ -499,43 +510,6 @@ fn marked_heads(heads: usize, kv_heads: usize) -> (Program, Tag) {
     let weight = matrix(&mut p, 1, &vec![1.0; heads * DIM]);
     p.push(Tag(2), Op::Logits { src: dst, weight, scale: 1.0 });
     (p, Tag(1))
-}
-
-/// Same output as llama.cpp (deterministic): its ids and its text, up to the first near tie that went the other way.
-pub fn f_gguf_060(s: &Subject) -> Attempt {
-    let mut t = Tally::new("greedy answers of both fixtures and of forged qwen2 and llama models, free-running");
-    for name in ["qwen2-tiny-q8_0", "qwen2-tiny-q4_k_m", "qwen2-f16", "qwen2-stops-f16", "llama-f16", "llama-q8_0"] {
-        let golden = oracle::golden(s, name)?.up_to(SHORT);
-        let mut model = lab::open(s, &golden.model(s)?, Setup::default())?;
-        oracle::teacher_forced(&mut t, &mut model, &golden, golden.epsilon)?;
-        oracle::free_running(&mut t, &mut model, &golden, golden.epsilon)?;
-    }
-    // The same through the front door: a question through the template, and a text as it is.
-    let golden = oracle::golden(s, "qwen2-tiny-q8_0")?.up_to(64);
-    let mut asked = 0;
-    for case in &golden.cases {
-        let decisive = case.rows.iter().all(|r| r.margin > golden.epsilon);
-        let turns: Vec<_> = case.messages.iter().flatten().map(|m| (m.role.as_str(), m.content.as_str())).collect();
-        let flags: Vec<&str> = match (&turns[..], &case.text) {
-            ([("user", text)], _) => vec![*text],
-            ([("system", system), ("user", text)], _) => vec![*text, "--system", *system],
-            ([], Some(text)) => vec![text.as_str(), "--raw"],
-            _ => continue,
-        };
-        if let (true, Some(reply)) = (decisive && asked < 8, &case.reply) {
-            let r = ask::report(s, flags[0], &[&flags[1..], &["--max-tokens", "64"]].concat())?;
-            t.hold(r.text == *reply, || {
-                let criterion = format!("apr's answer is llama.cpp's, case {}", case.name);
-                Refutation::new(criterion, &*r.text, &**reply).repro(r.repro.clone())
-            })?;
-            asked += 1;
-        }
-    }
-    if asked < 4 {
-        return Err(instrument(format!("only {asked} golden cases can be asked through apr")));
-    }
-    t.number("answers of apr compared", f64::from(asked));
-    t.done()
 }
 
 // ---- bad files

@@ -3,6 +3,11 @@
 //! Operations are watched in this process and compared with the formulas of [`crate::formula`]; answers are asked for
 //! on the command line.
 
+mod answers;
+mod prompts;
+mod sampling;
+
+use answers::{f_math_142, f_math_143, f_math_144, f_math_145, f_math_146, f_math_147};
 use compute::Want;
 use compute::backend::{NoTap, Tap};
 use compute::program::Tag;
@@ -10,25 +15,38 @@ use engine::program::{Stage, tag};
 use engine::sample::{Sampler, Sampling};
 use engine::session::{Finish, Loaded, PREFILL_CHUNK, Session};
 
-use serde_json::Value;
+use prompts::{f_math_155, f_math_156, f_math_157, f_math_158};
+use sampling::{f_math_149, f_math_150, f_math_151, f_math_152};
 
 use super::Check;
 use crate::ask::{self, LONG_PROMPTS, PROMPTS, answered, ask, printed, report};
 use crate::formula::{Cache, Known, rms, worse};
 use crate::lab::{self, Seen, Setup, chat_ids, open, probe, running, watch};
 use crate::subject::Subject;
-use crate::texts::{BLANKS, OPEN_PROMPT};
+use crate::texts::OPEN_PROMPT;
 use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak, instrument};
-use crate::{child, forge, oracle};
+use crate::{forge, oracle};
 
 /// The written rows of this prefix.
 pub static CHECKS: &[(&str, Check)] = &[
     ("F-MATH-141", f_math_141),
+    ("F-MATH-142", f_math_142),
+    ("F-MATH-143", f_math_143),
+    ("F-MATH-144", f_math_144),
+    ("F-MATH-145", f_math_145),
+    ("F-MATH-146", f_math_146),
+    ("F-MATH-147", f_math_147),
     ("F-MATH-148", f_math_148),
+    ("F-MATH-149", f_math_149),
+    ("F-MATH-150", f_math_150),
+    ("F-MATH-151", f_math_151),
+    ("F-MATH-152", f_math_152),
     ("F-MATH-153", f_math_153),
     ("F-MATH-154", f_math_154),
     ("F-MATH-155", f_math_155),
     ("F-MATH-156", f_math_156),
+    ("F-MATH-157", f_math_157),
+    ("F-MATH-158", f_math_158),
     ("F-MATH-159", f_math_159),
     ("F-MATH-160", f_math_160),
     ("F-MATH-161", f_math_161),
@@ -79,9 +97,13 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &b| (0..8).fold(crc ^ u32::from(b), step))
 }
 
-/// The last number that stands in a text.
-fn last_number(text: &str) -> Option<u32> {
-    text.split(|c: char| !c.is_ascii_digit()).rfind(|w| !w.is_empty())?.parse().ok()
+/// The last number that stands in a text. A minus counts if it touches the number and nothing before it does.
+fn last_number(text: &str) -> Option<i64> {
+    let text = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let before = text.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number: i64 = text[before.len()..].parse().ok()?;
+    let negative = before.strip_suffix('-').is_some_and(|b| !b.ends_with(|c: char| c.is_alphanumeric()));
+    Some(if negative { -number } else { number })
 }
 
 /// 2 + 2 is 4, in every wording and both quantisations, on the command line and in this process; held-out sums too.
@@ -103,7 +125,7 @@ pub fn f_math_141(s: &Subject) -> Attempt {
             let words = ["--temperature", "0", "--max-tokens", "24"];
             let outside = answered(s.apr(["run"]).args([path.as_os_str()]).args([prompt]).args(words))?;
             for (text, wrong) in [inside, outside.out()].into_iter().zip(&mut wrong) {
-                let right = last_number(&text) == Some(*sum);
+                let right = last_number(&text) == Some(i64::from(*sum));
                 let said = format!("{prompt:?}: {text:?}");
                 if i < OURS {
                     t.hold(right, || outside.refute(&format!("2 + 2 is 4 in {form}"), said, "4"))?;
@@ -227,86 +249,6 @@ pub fn f_math_154(s: &Subject) -> Attempt {
         // An answer that is exactly as long as the limit was cut before anyone asked for its end.
         let reason = if n > whole.tokens { "stop" } else { "length" };
         t.equal(&format!("finish reason of --max-tokens {n}"), &cut.json["finish_reason"], &reason.into())?;
-    }
-    t.done()
-}
-
-/// A blank prompt is answered, or refused in one line; the same way every time, and never a panic.
-fn blank(t: &mut Tally, run: impl Fn() -> Result<child::Run, Halt>) -> Result<child::Output, Halt> {
-    let mut first: Option<child::Output> = None;
-    for _ in 0..3 {
-        let out = run()?.judged()?;
-        let refused = out.code() != Some(0);
-        let one_line = out.err().trim().lines().count() == 1 && out.stdout.is_empty();
-        let told = !refused || one_line && out.err().starts_with("error: ");
-        t.hold(told, || {
-            out.refute("a blank prompt is answered or refused in one line", out.err(), "error: ..., or exit 0")
-        })?;
-        match &first {
-            None => first = Some(out),
-            Some(f) => {
-                let same = (f.code(), &f.stdout, &f.stderr) == (out.code(), &out.stdout, &out.stderr);
-                t.hold(same, || out.refute("one behaviour for one input", out.out() + &out.err(), f.out() + &f.err()))?;
-            }
-        }
-    }
-    first.ok_or_else(|| instrument("nothing was run"))
-}
-
-/// The empty prompt: as an argument, from a pipe, with a template and without.
-pub fn f_math_155(s: &Subject) -> Attempt {
-    let mut t = Tally::new("apr run with an empty prompt: argument, pipe, '-', raw, JSON; three times each");
-    let flags = ["--temperature", "0", "--max-tokens", "12"];
-    let model = s.model()?;
-    let asked = |words: &[&str]| Ok(s.apr(["run"]).args([model.as_os_str()]).args(words).args(flags));
-    let typed = blank(&mut t, || asked(&[""]))?;
-    t.hold(typed.code() == Some(0), || typed.refute("an empty argument is a prompt", typed.err(), "an answer"))?;
-    blank(&mut t, || asked(&["", "--raw"]))?;
-    let counted = report(s, "", &["--max-tokens", "4", "--raw"])?;
-    t.equal("something begins the text", &counted.json["prompt_tokens"].as_u64().is_some_and(|n| n > 0), &true)?;
-    let piped = blank(&mut t, || asked(&[]).map(|r| r.stdin("")))?;
-    let dashed = blank(&mut t, || asked(&["-"]).map(|r| r.stdin("")))?;
-    let same = (piped.code(), &piped.stdout) == (dashed.code(), &dashed.stdout);
-    t.hold(same, || dashed.refute("'-' is the pipe", dashed.out() + &dashed.err(), piped.out() + &piped.err()))?;
-    for out in [&piped, &dashed] {
-        t.note(format!("{}: exit {:?}", out.repro.rsplit(' ').next().unwrap_or_default(), out.code()));
-    }
-    t.done()
-}
-
-/// Blank prompts are prompts like any other: answered, and nothing trimmed on the way to the model.
-pub fn f_math_156(s: &Subject) -> Attempt {
-    let mut t =
-        Tally::new("apr run with nine blank prompts, in the template and raw; token counts beside the tokenizer's");
-    let model = open(s, &s.model()?, Setup::default())?;
-    let nothing = chat_ids(&model, "")?;
-    // What HuggingFace makes of blank texts, typed by a user and raw.
-    let stored: Value = serde_json::from_str(&s.golden_text("text/fixture_ids.json")?).map_err(instrument)?;
-    let mut compared = 0;
-    for case in stored["cases"].as_array().into_iter().flatten() {
-        let Some(text) = case["text"].as_str().filter(|t| t.trim().is_empty()) else { continue };
-        for (ids, want) in [(model.tokenizer.encode_text(text), "content"), (model.tokenizer.encode_raw(text), "raw")] {
-            let ids = running("blanks encode", ids)?;
-            t.equal(&format!("ids of {text:?}"), &serde_json::json!(ids), &case[want])?;
-            compared += 1;
-        }
-    }
-    t.number("blank texts beside HuggingFace's ids", f64::from(compared));
-    for prompt in BLANKS {
-        let out = blank(&mut t, || ask(s, prompt, &["--max-tokens", "12"]))?;
-        t.hold(out.code() == Some(0), || out.refute("a blank prompt is answered", out.err(), "exit code 0"))?;
-        let text = running("blanks encode", model.tokenizer.encode_text(prompt))?;
-        t.equal(
-            "no blank is lost in encoding",
-            &String::from_utf8_lossy(&model.tokenizer.decode(&text)),
-            &(*prompt).into(),
-        )?;
-        let raw = report(s, prompt, &["--max-tokens", "4", "--raw"])?;
-        t.equal("a raw prompt is exactly its tokens", &raw.json["prompt_tokens"], &(text.len() as u64).into())?;
-        let chat = report(s, prompt, &["--max-tokens", "4"])?;
-        let ids = chat_ids(&model, prompt)?;
-        t.equal("blanks are part of the user's turn", &(ids == nothing), &false)?;
-        t.equal("all of that turn reaches the model", &chat.json["prompt_tokens"], &(ids.len() as u64).into())?;
     }
     t.done()
 }
@@ -672,6 +614,8 @@ mod tests {
     #[test]
     fn the_last_number_of_an_answer_is_its_result() {
         assert_eq!(last_number("2 + 2 = 4\n"), Some(4));
+        assert_eq!(last_number("3 - 5 = -2."), Some(-2));
+        assert_eq!(last_number("5-3"), Some(3));
         assert_eq!(last_number("no number"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Checks: one file per prefix, one function per written row, all of them in [`ALL`].
+//! Checks: one file per prefix, one function per written row, all of them in [`ALL`]. A prefix with many rows has a
+//! folder beside its file.
 //!
 //! A check reaches the product through its [`Subject`] only, counts what held in a [`crate::verdict::Tally`] and ends
 //! with `?` at the first thing that did not. It knows no saboteur: the same code meets the healthy subject and the

@@ -2,26 +2,35 @@
 //!
 //! Laws are checked in this process on the fixture and on models of the forge; what a user sees, on the command line.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod answers;
+mod context;
+mod prompts;
+mod shapes;
+
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
+use answers::{f_pipe_180, f_pipe_182, f_pipe_184, f_pipe_188, f_pipe_189, f_pipe_190};
 use compute::Want;
 use compute::backend::{NoTap, RowOutput};
 use compute::program::KV_BLOCK;
+use context::{f_pipe_186, f_pipe_187};
 use engine::api::Silent;
 use engine::program::Stage;
 use engine::sample::Sampling;
 use engine::session::{Finish, Loaded, PREFILL_CHUNK, Prompt, Session};
+use prompts::{f_pipe_167, f_pipe_170};
 use serde_json::Value;
+use shapes::f_pipe_178;
 
 use super::Check;
-use super::math::{ATTENTION_ERROR, TURN_ERROR, attention_error, named, until_end};
-use crate::ask::{self, LONG_PROMPTS, PROMPTS, answered, ask, closed, printed, report};
+use super::math::{ATTENTION_ERROR, TURN_ERROR, attention_error, named};
+use crate::ask::{LONG_PROMPTS, PROMPTS, answered, ask, closed, printed, report};
 use crate::forge::random::Random;
 use crate::forge::words::byte_alphabet;
 use crate::formula::{Cache, Known};
 use crate::lab::{self, Setup, chat_ids, in_pieces, open, probe, rendered, running, text_of_segments, watch_parts};
-use crate::oracle::{self, golden};
+use crate::oracle::golden;
 use crate::subject::Subject;
 use crate::texts::{HOSTILE, OPEN_PROMPT, TEXTS, VARIED, random_text, spelled, text_of};
 use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak, instrument};
@@ -30,17 +39,25 @@ use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak, instrument}
 pub static CHECKS: &[(&str, Check)] = &[
     ("F-PIPE-166", f_pipe_166),
     ("F-PIPE-166b", f_pipe_166b),
+    ("F-PIPE-167", f_pipe_167),
     ("F-PIPE-168", f_pipe_168),
     ("F-PIPE-169", f_pipe_169),
+    ("F-PIPE-170", f_pipe_170),
     ("F-PIPE-172", f_pipe_172),
     ("F-PIPE-173", f_pipe_173),
     ("F-PIPE-174", f_pipe_174),
     ("F-PIPE-175", f_pipe_175),
     ("F-PIPE-176", f_pipe_176),
     ("F-PIPE-177", f_pipe_177),
+    ("F-PIPE-178", f_pipe_178),
     ("F-PIPE-179", f_pipe_179),
+    ("F-PIPE-180", f_pipe_180),
     ("F-PIPE-181", f_pipe_181),
+    ("F-PIPE-182", f_pipe_182),
+    ("F-PIPE-184", f_pipe_184),
     ("F-PIPE-185", f_pipe_185),
+    ("F-PIPE-186", f_pipe_186),
+    ("F-PIPE-187", f_pipe_187),
     ("F-PIPE-188", f_pipe_188),
     ("F-PIPE-189", f_pipe_189),
     ("F-PIPE-190", f_pipe_190),
@@ -591,111 +608,5 @@ pub fn f_pipe_185(s: &Subject) -> Attempt {
         drawn.insert(first);
     }
     t.equal("eight seeds give eight draws", &drawn.len(), &8)?;
-    t.done()
-}
-
-// ---- ends
-
-/// Exactly N tokens, and not one row more than they need.
-pub fn f_pipe_188(s: &Subject) -> Attempt {
-    let mut t = Tally::new("limits 1 to 16 and 40 in process on two models, rows counted; 1, 4 and 16 over a pipe");
-    for path in [s.model()?, s.forged("qwen2-f32")?] {
-        let mut model = open(s, &path, Setup::default())?;
-        let ids = running("a raw prompt encodes", model.tokenizer.encode_raw("1, 2, 3, 4,"))?;
-        let long = lab::greedy(&mut model, &ids, 41)?;
-        if long.tokens.len() < 41 {
-            return Err(fixture_weak(format!("counting ends after {} tokens", long.tokens.len())));
-        }
-        for n in (1..=16).chain([40]) {
-            let before = model.counters().rows;
-            let answer = lab::greedy(&mut model, &ids, n)?;
-            t.equal("exactly N tokens", &answer.tokens.len(), &n)?;
-            t.equal("they are the first of the longer answer", &answer.tokens[..], &long.tokens[..n])?;
-            t.equal("it ended at the limit", &answer.finish, &Finish::Length)?;
-            t.equal("the last token is not run", &(model.counters().rows - before), &((ids.len() + n - 1) as u64))?;
-        }
-        t.equal("no token at all", &lab::greedy(&mut model, &ids, 0)?.tokens, &Vec::new())?;
-    }
-    let (prompt, whole) = ask::long(s, 17)?;
-    for n in ["1", "4", "16"] {
-        let cut = report(s, prompt, &["--max-tokens", n])?;
-        t.equal("exactly N tokens from apr run", &cut.tokens.to_string(), &n.to_string())?;
-        t.equal("its finish reason", &cut.json["finish_reason"], &"length".into())?;
-        let piped = printed(s, prompt, &["--max-tokens", n])?;
-        let shorter = piped == closed(&cut.text) && piped.len() < whole.text.len();
-        t.equal("standard output is cut there", &shorter, &true)?;
-    }
-    t.done()
-}
-
-/// Answers end where llama.cpp's do, at every kind of end token, and a larger limit adds nothing.
-pub fn f_pipe_189(s: &Subject) -> Attempt {
-    let mut t = Tally::new(
-        "golden cases that end by themselves, q8_0 fixture; 150 random prompts on a model that likes to stop",
-    );
-    let golden_answers = golden(s, "qwen2-tiny-q8_0")?.up_to(400);
-    let mut model = open(s, &golden_answers.model(s)?, Setup::default())?;
-    // An end after a near tie is nobody's fault.
-    let decisive = |c: &&oracle::Case| {
-        (0..c.greedy.len()).all(|i| c.row_of_step(i).is_some_and(|r| r.margin > golden_answers.epsilon))
-    };
-    let ended: Vec<&oracle::Case> = golden_answers.cases.iter().filter(|c| c.ends).filter(decisive).collect();
-    t.number("golden answers that end by themselves, every step decisive", ended.len() as f64);
-    for case in ended {
-        for limit in [case.greedy.len(), 200] {
-            let answer = lab::greedy(&mut model, &case.prompt, limit)?;
-            t.equal(
-                &format!("{} ends at llama.cpp's step", case.name),
-                &answer.tokens.len(),
-                &(case.greedy.len() - 1),
-            )?;
-            t.equal("it ends by itself", &answer.finish, &Finish::Eos)?;
-        }
-    }
-    let stops = golden(s, "qwen2-stops-f16")?;
-    let mut model = open(s, &stops.model(s)?, Setup::default())?;
-    let mut random = Random::new(189, "prompts");
-    let mut met = BTreeMap::new();
-    for _ in 0..150 {
-        let ids: Vec<u32> = (0..1 + random.below(8)).map(|_| random.below(317) as u32).collect();
-        let before = model.counters().rows;
-        let answer = lab::greedy(&mut model, &ids, 64)?;
-        let rows = model.counters().rows - before;
-        let early = answer.tokens.iter().any(|id| stops.ends.contains(id));
-        t.equal("no end token inside an answer", &early, &false)?;
-        if answer.finish == Finish::Length {
-            continue;
-        }
-        t.equal("no row is run after the end token", &rows, &((ids.len() + answer.tokens.len()) as u64))?;
-        let want = until_end(&mut model, &ids, &stops.ends, 65)?;
-        t.equal("it ends at the first end token", &answer.tokens, &want)?;
-        let all = [&ids[..], &want].concat();
-        let last = lab::rows(&mut model, &all, all.len(), Want::Argmax)?.last().map(|r| r.argmax);
-        *met.entry(last.unwrap_or_default()).or_insert(0) += 1;
-    }
-    for id in &stops.ends {
-        let times = met.get(id).copied().unwrap_or(0);
-        t.number(&format!("answers ended by token {id}"), f64::from(times));
-        if times == 0 {
-            return Err(fixture_weak(format!("no answer ended with token {id}")));
-        }
-    }
-    t.done()
-}
-
-/// Prompt text to printed text as llama.cpp does it: the same ids, the same best tokens, the same words.
-pub fn f_pipe_190(s: &Subject) -> Attempt {
-    let mut t = Tally::new("golden cases on both fixtures: text to ids, teacher-forced argmax, free-running text");
-    for name in ["qwen2-tiny-q8_0", "qwen2-tiny-q4_k_m"] {
-        let golden = golden(s, name)?.up_to(400);
-        let mut model = open(s, &golden.model(s)?, Setup::default())?;
-        for case in &golden.cases {
-            let Some(text) = &case.text else { continue };
-            let ids = running("a prompt encodes", model.tokenizer.encode_raw(text))?;
-            t.equal(&format!("prompt ids of {}", case.name), &ids, &case.prompt)?;
-        }
-        oracle::teacher_forced(&mut t, &mut model, &golden, golden.epsilon)?;
-        oracle::free_running(&mut t, &mut model, &golden, golden.epsilon)?;
-    }
     t.done()
 }

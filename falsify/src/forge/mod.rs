@@ -162,6 +162,12 @@ const NAMED: &[Named] = &[
     // More rows than tokens, and fewer: files that disagree with themselves. llama.cpp refuses both.
     ("qwen2-morerows-f16", || Model { rows: 352, ..Model::qwen2(Format::F16) }),
     ("qwen2-fewerrows-f16", || Model { rows: 300, ..Model::qwen2(Format::F16) }),
+    // Padding that a sampler would take if it could: unused tokens, and rows beyond the tokens.
+    ("qwen2-loud-padding-f16", || Model { padded: 352, rows: 352, loud: true, ..Model::qwen2(Format::F16) }),
+    ("qwen2-loud-rows-f16", || Model { rows: 352, loud: true, ..Model::qwen2(Format::F16) }),
+    // Long enough for contexts of thousands.
+    ("llama-long-f16", || Model { context: 4096, ..Model::llama(Format::F16) }),
+    ("qwen2-linear-f16", || Model { scaling: Scaling::Linear { factor: 4.0 }, ..Model::qwen2(Format::F16) }),
     ("qwen2-yarn-f16", || Model { scaling: YARN, ..Model::qwen2(Format::F16) }),
     ("llama-f32", || Model::llama(Format::F32)),
     ("llama-f16", || Model::llama(Format::F16)),

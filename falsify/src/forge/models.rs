@@ -14,7 +14,7 @@ use compute::Format;
 use super::gguf::{Data, Value, Writer};
 use super::mixture::{Mixture, Position, Role};
 use super::random::Random;
-use super::words::{NORMAL, Words};
+use super::words::{NORMAL, UNUSED, Words};
 
 /// The architecture, as `general.architecture` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub struct Model {
     pub padded: usize,
     /// Rows of the embedding table. Unlike `padded` only in files that are meant to disagree with themselves.
     pub rows: usize,
+    /// Rows that stand for no word have the largest logits of all, for half of all hidden states each.
+    pub loud: bool,
     /// No output matrix: the embedding table serves.
     pub tied: bool,
     /// Biases on q, k and v.
@@ -168,6 +170,7 @@ impl Model {
             words: Words::small,
             padded: 320,
             rows: 320,
+            loud: false,
             tied: true,
             qkv_bias: true,
             theta: 1e6,
@@ -347,17 +350,16 @@ impl Model {
             _ => {
                 let mut out = vec![0; bytes];
                 for (index, row) in out.chunks_exact_mut(row_bytes).enumerate() {
-                    let is_word = words.types.get(index) == Some(&NORMAL);
-                    format.encode_row(&self.row(part, is_word, &mut random), row);
+                    let kind = words.types.get(index).copied().unwrap_or(UNUSED);
+                    format.encode_row(&self.row(part, kind, &mut random), row);
                 }
                 Ok(Data::Bytes(out))
             }
         }
     }
 
-    /// One row of a tensor. `is_word` says of a row of the embedding or the output that its token is ordinary
-    /// text.
-    fn row(&self, part: &Part, is_word: bool, random: &mut Random) -> Vec<f32> {
+    /// One row of a tensor. Of a row of the embedding or the output `kind` is the type of its token.
+    fn row(&self, part: &Part, kind: i32, random: &mut Random) -> Vec<f32> {
         if let Scaling::Llama3 { factor, original } = self.scaling
             && part.name == "rope_freqs.weight"
         {
@@ -370,8 +372,14 @@ impl Model {
             row.iter_mut().filter(|_| random.bits() & 1 == 0).for_each(|x| *x = -*x);
         }
         let is_head = part.role == Role::Output || self.tied && part.role == Role::Embedding;
-        if is_head && !is_word && !self.stops {
-            row.iter_mut().for_each(|x| *x *= 0.25);
+        let factor = match kind {
+            UNUSED if self.loud => 8.0,
+            NORMAL => 1.0,
+            _ if self.stops => 1.0,
+            _ => 0.25,
+        };
+        if is_head {
+            row.iter_mut().for_each(|x| *x *= factor);
         }
         row
     }

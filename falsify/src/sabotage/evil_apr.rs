@@ -18,10 +18,10 @@ pub struct Real {
 }
 
 /// What the real program did when its streams were caught.
-struct Caught {
+pub(super) struct Caught {
     code: u8,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
 }
 
 impl Real {
@@ -59,8 +59,14 @@ impl Real {
         real
     }
 
+    /// Adds a word.
+    pub(super) fn with(mut self, word: &str) -> Real {
+        self.args.push(word.into());
+        self
+    }
+
     /// Runs it and tells its answer in other words, as text and in JSON.
-    fn retold(self, words: impl Fn(&str) -> String) -> u8 {
+    pub(super) fn retold(self, words: impl Fn(&str) -> String) -> u8 {
         let mut caught = self.caught();
         let text = String::from_utf8_lossy(&caught.stdout).into_owned();
         caught.stdout = match serde_json::from_str::<serde_json::Value>(&text) {
@@ -74,7 +80,7 @@ impl Real {
     }
 
     /// The prompt of `apr run MODEL PROMPT`, if it was typed there.
-    fn prompt(&mut self) -> Option<&mut OsString> {
+    pub(super) fn prompt(&mut self) -> Option<&mut OsString> {
         self.args.get_mut(2).filter(|a| !a.to_string_lossy().starts_with("--"))
     }
 
@@ -111,7 +117,7 @@ impl Real {
     }
 
     /// Runs it and keeps both streams until it ends.
-    fn caught(self) -> Caught {
+    pub(super) fn caught(self) -> Caught {
         let child = self.command().stdin(Stdio::inherit()).output();
         child.map_or(Caught { code: 99, stdout: Vec::new(), stderr: Vec::new() }, |o| Caught {
             code: code_of(o.status),
@@ -141,7 +147,7 @@ impl Real {
 
 impl Caught {
     /// Passes both streams on.
-    fn emit(self) -> u8 {
+    pub(super) fn emit(self) -> u8 {
         let _ = io::stderr().write_all(&self.stderr);
         let _ = io::stdout().write_all(&self.stdout);
         self.code
@@ -157,7 +163,7 @@ fn code_of(status: ExitStatus) -> u8 {
 }
 
 /// An entry that misbehaves without crashing.
-const fn evil(name: &'static str, does: &'static str, how: fn(Real) -> u8) -> Saboteur {
+pub(super) const fn evil(name: &'static str, does: &'static str, how: fn(Real) -> u8) -> Saboteur {
     Saboteur { name, does, by_crash: false, means: Means::EvilApr(how) }
 }
 

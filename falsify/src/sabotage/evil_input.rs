@@ -11,6 +11,7 @@ use std::path::Path;
 use compute::Format;
 
 use super::{Means, Saboteur, edit};
+use crate::forge::words::{NORMAL, UNUSED};
 use crate::subject::{Spoil, list};
 
 /// An entry that changes fixtures.
@@ -30,6 +31,17 @@ pub static ALL: &[Saboteur] = &[
     }),
     forged("q6k-high-bits-dropped", "the upper two bits of every Q6_K weight are 0", |_, file| {
         blocks(file, "Q6_K", |b| b[128..192].fill(0))
+    }),
+    forged("q5k-high-bit-dropped", "the fifth bit of every Q5_K weight is 0", |_, file| {
+        blocks(file, "Q5_K", |b| b[16..48].fill(0))
+    }),
+    forged("padding-sampled", "the file says of its padding that it is words", |_, file| {
+        change(file, |bytes, layout| {
+            if let Some(types) = layout.value("tokenizer.ggml.token_type") {
+                let kinds = bytes[types.start + 12..types.end].chunks_exact_mut(4);
+                kinds.filter(|k| **k == UNUSED.to_le_bytes()).for_each(|k| k.copy_from_slice(&NORMAL.to_le_bytes()));
+            }
+        })
     }),
     forged("q4-0-nibbles-swapped", "the two nibbles of every Q4_0 byte change places", |_, file| {
         blocks(file, "Q4_0", |b| b[2..].iter_mut().for_each(|q| *q = q.rotate_left(4)))

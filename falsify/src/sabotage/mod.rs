@@ -7,6 +7,8 @@
 pub mod evil_apr;
 pub mod evil_backend;
 pub mod evil_input;
+pub mod evil_prompt;
+pub mod evil_sampler;
 pub mod evil_template;
 pub mod evil_trace;
 pub mod mutated_golden;
@@ -38,6 +40,8 @@ pub enum Means {
     Rewrite(Rewrite),
     /// In-process checks get a backend that meddles with every step.
     EvilBackend(evil_backend::Evil),
+    /// Samplers that checks take through [`crate::chance`] are meddled with.
+    EvilSampler(evil_sampler::Meddle),
     /// The fixtures are a copy that was changed. Use [`edit`].
     EvilInput(fn(&Path) -> io::Result<()>),
     /// Files of the forge are changed after they are made. Use [`edit`]; leave those of other names alone.
@@ -53,6 +57,7 @@ impl Means {
             Means::EvilApr(_) => "evil-apr",
             Means::Rewrite(_) => "rewrite",
             Means::EvilBackend(_) => "evil-backend",
+            Means::EvilSampler(_) => "evil-sampler",
             Means::EvilInput(_) | Means::EvilForge(_) => "evil-input",
             Means::MutatedGolden(_) => "mutated-golden",
         }
@@ -64,6 +69,8 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_apr::ALL,
     evil_backend::ALL,
     evil_input::ALL,
+    evil_prompt::ALL,
+    evil_sampler::ALL,
     evil_template::ALL,
     evil_trace::ALL,
     mutated_golden::ALL,
@@ -89,6 +96,7 @@ impl Saboteur {
             Means::EvilApr(_) => s.evil = Some(self.name),
             Means::Rewrite(rewrite) => s.rewrite = Some(rewrite),
             Means::EvilBackend(evil) => s.evil_backend = Some(evil),
+            Means::EvilSampler(evil) => s.evil_sampler = Some(evil),
             Means::EvilForge(spoil) => s.spoil = Some((self.name, spoil)),
             Means::EvilInput(change) => {
                 s.fixtures = mirror(&healthy.fixtures, healthy.scratch_root(), self.name)?;

@@ -66,7 +66,7 @@ fn each_answer(folder: &Path, change: impl Fn(&mut Value)) -> io::Result<()> {
     let files = list(&folder.join("llama")).map_err(|halt| io::Error::other(format!("{halt:?}")))?;
     let answers = files.iter().filter(|f| {
         let stem = f.file_stem().unwrap_or_default().to_string_lossy();
-        stem != "refused" && !stem.ends_with("-prompts")
+        stem != "refused" && !stem.ends_with("-prompts") && !stem.ends_with("-skills")
     });
     answers.into_iter().try_for_each(|file| rewrite(file, &change))
 }

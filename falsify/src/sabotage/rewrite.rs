@@ -57,6 +57,23 @@ pub static ALL: &[Saboteur] = &[
         })
     }),
     rewrite("mask-off-by-one", "a row sees the positions before its own, not its own", mask_off_by_one),
+    rewrite("window-forgotten", "a row has forgotten what is more than 2048 positions before it", |p| {
+        attends(p, |op| {
+            if let Op::Attend { window, .. } = op {
+                *window = Some(2048);
+            }
+        })
+    }),
+    rewrite("rope-scaling-dropped", "angles are not stretched, whatever the file says", |p| {
+        ropes(p, |freqs, mscale, layout| {
+            // The bases of the forge's two architectures.
+            let theta = if *layout == RopeLayout::Split { 1e6f32 } else { 1e4 };
+            let pairs = freqs.len() as f32;
+            freqs.iter_mut().enumerate().for_each(|(i, f)| *f = theta.powf(-(i as f32) / pairs));
+            *mscale = 1.0;
+        });
+    }),
+    rewrite("ffn-narrowed", "feed-forward layers have half their width", ffn_narrowed),
     rewrite("heads-swapped", "query heads read K/V heads in reverse order", heads_swapped),
     rewrite("attention-unnormalised", "attention weights sum to 2", attention_doubled),
     rewrite("ffn-identity", "feed-forward layers add nothing", |p| {
@@ -217,6 +234,29 @@ fn attention_doubled(p: &mut Program) {
             Step { op: attend, tag: UNSEEN },
             Step { op: Op::MatMul { src: mixed, weight: twice, bias: None, dst }, tag: step.tag },
         ])
+    });
+}
+
+/// Gate and up lose the second half of their rows, down that of its columns.
+fn ffn_narrowed(p: &mut Program) {
+    replace(p, |p, step| {
+        let stage = untag(step.tag)?.1;
+        let Op::MatMul { src, weight, bias, dst } = step.op else { return None };
+        let old = p.w(weight).clone();
+        let narrow = match stage {
+            Stage::FfnGate | Stage::FfnUp => {
+                p.buffers[dst.0 as usize] = old.rows / 2;
+                WeightRef { rows: old.rows / 2, bytes: old.bytes[..old.bytes.len() / 2].to_vec().into(), ..old }
+            }
+            Stage::FfnDown => {
+                let row = old.bytes.len() / old.rows;
+                let bytes: Vec<u8> = old.bytes.chunks_exact(row).flat_map(|r| r[..row / 2].to_vec()).collect();
+                WeightRef { cols: old.cols / 2, bytes: bytes.into(), ..old }
+            }
+            _ => return None,
+        };
+        let weight = p.weight(narrow);
+        Some(vec![Step { op: Op::MatMul { src, weight, bias, dst }, tag: step.tag }])
     });
 }
 
