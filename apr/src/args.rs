@@ -1,5 +1,6 @@
 //! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -24,29 +25,30 @@ pub enum Command {
 
 /// Flags of `apr run`.
 #[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct RunArgs {
     /// Model file (GGUF)
     pub model: PathBuf, //= F-CLI-002
-    /// The prompt; `-` or nothing reads it from standard input
-    pub prompt: Option<String>,
+    /// The prompt, which may be empty; `-` or nothing reads it from standard input
+    pub prompt: Option<OsString>,
 
     /// Most tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
     pub max_tokens: usize, //= F-CLI-011
     /// Randomness, 0 to 2; 0 always takes the most likely token
-    #[arg(short, long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "T", default_value_t = 0.0)]
     pub temperature: f32, //= F-CLI-012
     /// Draw from the K most likely tokens only; 0 is all
     #[arg(long, value_name = "K", default_value_t = 40)]
     pub top_k: usize,
     /// Draw from the most likely tokens that make up P of the probability
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
     pub top_p: f32,
     /// Draw from tokens at least P times as likely as the best
-    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
     pub min_p: f32,
     /// Make tokens of the last 64 less likely; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub repeat_penalty: f32,
     /// Seed of the random numbers [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -75,7 +77,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_gpu: bool, //= F-CLI-014
 
-    /// One JSON object instead of text
+    /// One JSON object instead of text, on failure too
     #[arg(long)]
     pub json: bool,
     /// Say what is loaded, what runs and how fast, on standard error
@@ -86,11 +88,16 @@ pub struct RunArgs {
     pub quiet: bool,
 }
 
+/// Whether JSON was asked for, for errors that come before or instead of parsed flags.
+pub fn json_typed() -> bool {
+    std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json")
+}
+
 /// Environment and exit codes, from the tables that the engine acts on.
 fn after_help() -> String {
     let mut text = String::from("Environment:\n");
     for knob in engine::knobs::ALL {
-        text.push_str(&format!("  {:<10} {}\n", knob.name, knob.help));
+        text.push_str(&format!("  {:<15} {}\n", knob.name, knob.help));
     }
     text.push_str("\nExit codes:\n    0 success\n");
     for kind in engine::Kind::ALL {

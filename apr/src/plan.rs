@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use engine::sample::Sampling;
-use engine::{Error, InferenceConfig, Kind, Options, Result, limits};
+use engine::{Error, InferenceConfig, Kind, Options, Place, Result, limits};
 
 use crate::args::RunArgs;
 use crate::source;
@@ -22,8 +22,8 @@ pub struct RunPlan {
 pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
     let model_path = source::resolve(&args.model)?;
     let prompt = match args.prompt.as_deref() {
-        Some("-") => read_prompt(args.raw)?,
-        Some(text) => text.to_string(),
+        Some(dash) if dash == "-" => read_prompt(args.raw)?,
+        Some(text) => utf8(text.as_encoded_bytes().to_vec())?,
         None if std::io::stdin().is_terminal() => {
             return Err(Error::new(Kind::Usage, "no prompt")
                 .hint("give one after the model, or pipe it in: echo 'What is 2+2?' | apr run MODEL"));
@@ -68,11 +68,15 @@ fn read_prompt(raw: bool) -> Result<String> {
         .take(limit)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::new(Kind::Unreadable, format!("cannot read the prompt from standard input: {e}")))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Error::new(Kind::Usage, format!("the prompt is not UTF-8: byte {}", e.utf8_error().valid_up_to()))
-    })?;
+    let text = utf8(bytes)?;
     Ok(match text.strip_suffix('\n').filter(|_| !raw) {
         Some(line) => line.strip_suffix('\r').unwrap_or(line).to_string(),
         None => text,
+    })
+}
+
+fn utf8(prompt: Vec<u8>) -> Result<String> {
+    String::from_utf8(prompt).map_err(|e| {
+        Error::new(Kind::Usage, "the prompt is not UTF-8").at(Place::Byte(e.utf8_error().valid_up_to() as u64))
     })
 }

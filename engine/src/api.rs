@@ -17,7 +17,7 @@ use crate::knobs;
 use crate::limits;
 use crate::sample::Sampling;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
-use crate::term::Terminal;
+use crate::term::{self, Terminal};
 
 /// Configuration for inference.
 #[derive(Clone, Debug)]
@@ -300,7 +300,7 @@ pub fn run_on_terminal(config: &InferenceConfig, options: &Options, mut terminal
     terminal.loading(&config.model_path);
     let result = load(config, options).and_then(|mut loaded| {
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        terminal.loaded(&loaded, load_ms);
+        terminal.loaded(&loaded, options, load_ms);
         let answer = answer(&mut loaded, config, options, &mut terminal)?;
         Ok(Outcome {
             answer,
@@ -310,7 +310,7 @@ pub fn run_on_terminal(config: &InferenceConfig, options: &Options, mut terminal
             counters: loaded.counters(),
         })
     });
-    terminal.quieten();
+    term::clear();
     let outcome = result?;
     terminal.done(&outcome)?;
     Ok(outcome)
