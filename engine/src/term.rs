@@ -4,15 +4,13 @@
 //! Colour is for people: `anstream` decides for each stream (a terminal, `NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and this
 //! file asks it. With `--json`, standard output is one object whatever happens.
 
+mod spinner;
+
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::api::{Options, Outcome};
 use crate::error::{Error, Kind, Result, printable};
@@ -20,17 +18,12 @@ use crate::limits::MESSAGE_CHARS_MAX;
 use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
 
+pub use spinner::clear;
+
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
 const KEY: Style = Style::new().dimmed();
-const SPINNER: Style = AnsiColor::Cyan.on_default();
-
-/// Frames of the spinner; the last one is never drawn.
-const FRAMES: [&str; 11] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏", " "];
-
-/// A process has one terminal, so the spinner is the process's: Ctrl+C and panics have to take it away too.
-static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Whether the one JSON object is out.
 static TOLD: AtomicBool = AtomicBool::new(false);
@@ -86,16 +79,14 @@ impl Terminal {
         }
         //= F-UX-021
         //= F-CLI-010
-        if self.level != Level::Quiet && std::io::stderr().is_terminal() {
-            show_spinner("loading");
+        if self.level != Level::Quiet {
+            spinner::show("loading");
         }
     }
 
     /// The model is ready.
     pub fn loaded(&mut self, loaded: &Loaded, options: &Options, load_ms: f64) {
-        if let Some(spinner) = &*spinner() {
-            spinner.set_message("reading the prompt");
-        }
+        spinner::say("reading the prompt");
         if self.level != Level::Verbose {
             return;
         }
@@ -211,49 +202,16 @@ fn drives(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\t' | '\r')
 }
 
-fn spinner() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
-    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn show_spinner(message: &'static str) {
-    let bar = ProgressBar::new_spinner();
-    // One place decides about colour: the library of the bar has another opinion of NO_COLOR.
-    let coloured = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
-    let frames = FRAMES.map(|f| if coloured { format!("{SPINNER}{f}{SPINNER:#}") } else { f.to_string() });
-    let frames: Vec<&str> = frames.iter().map(String::as_str).collect();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-        bar.set_style(style.tick_strings(&frames)); //= F-UX-035
-    }
-    bar.set_message(message);
-    bar.tick();
-    bar.enable_steady_tick(Duration::from_millis(80));
-    *spinner() = Some(bar);
-}
-
-/// Takes the spinner away: the terminal is as it was.
-pub fn clear() {
-    //= F-UX-022
-    let shown = spinner().take();
-    if let Some(bar) = shown {
-        bar.finish_and_clear();
-    }
-}
-
 /// A line on standard error, above the spinner if there is one. Only warnings come here unless the user asked for
 /// details: no tags, no timings, no word of backends.
 fn note(line: &str) {
     //= F-UX-024
     //= F-UX-025
     //= F-UX-026
-    let print = || {
+    spinner::above(|| {
         // A closed standard error is no reason to stop answering.
         let _ = writeln!(anstream::stderr(), "{line}");
-    };
-    let shown = spinner().clone();
-    match shown {
-        Some(bar) => bar.suspend(print),
-        None => print(),
-    }
+    });
 }
 
 /// Writes and flushes, so that text appears as it is made: whole characters, since events hold nothing less.
