@@ -65,6 +65,7 @@ impl Terminal {
     /// One JSON object on standard output at the end, instead of text.
     #[must_use]
     pub fn json(mut self) -> Terminal {
+        TOLD.store(false, Ordering::Relaxed);
         self.json = true;
         self
     }

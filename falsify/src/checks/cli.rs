@@ -363,7 +363,7 @@ pub fn f_cli_019(s: &Subject) -> Attempt {
     // Any token is as likely as any other: text of all kinds of characters, for minutes.
     let draw = ["--temperature", "1", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
     let run = |n: &str| s.apr(["run"]).args([model.as_os_str()]).args(["x", "--max-tokens", n]).args(draw);
-    let patience = Duration::from_secs(30);
+    let patience = Duration::from_secs(60);
     let unhurried = answered(run("1").args(["--json"]).deadline(patience))?;
     let load_ms = serde_json::from_slice::<Value>(&unhurried.stdout).map_err(instrument)?["load_ms"].as_f64();
     t.number("milliseconds that loading takes", load_ms.unwrap_or_default());

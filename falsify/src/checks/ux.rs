@@ -11,6 +11,9 @@ use crate::ask::{self, PROMPTS, answered, ask, closed, report};
 use crate::bad::command_line::{self, End, Line};
 use crate::bad::{self, Bad};
 use crate::child::{Output, Run};
+use crate::forge::gguf::Writer;
+use crate::forge::models::{Filling, Model};
+use crate::forge::words::{Words, byte_alphabet};
 use crate::formula::Known;
 use crate::message::inhuman;
 use crate::screen::{Screens, coloured, escape, spins, without_escapes};
@@ -275,7 +278,7 @@ pub fn f_ux_031(s: &Subject) -> Attempt {
 /// Colors work on TTY, disabled on non-TTY.
 pub fn f_ux_035(s: &Subject) -> Attempt {
     let mut t = Tally::new(
-        "an answer, details, a warning, an error and a usage error: on a terminal, on pipes, NO_COLOR, TERM=dumb",
+        "an answer, details, a warning, an error and a usage error: on a terminal, on pipes, NO_COLOR, TERM=dumb; answers with escapes",
     );
     let model = s.model()?;
     let model = model.to_string_lossy();
@@ -315,7 +318,30 @@ pub fn f_ux_035(s: &Subject) -> Attempt {
             forced.refute("CLICOLOR_FORCE: colour on standard error, none in the answer", forced.err(), "a colour")
         })?;
     }
+    let babbler = s.scratch()?.join("babbler.gguf");
+    escaping()?.write(&babbler).map_err(instrument)?;
+    let babble = || s.apr(["run"]).args([&babbler]).args(["x", "--max-tokens", "5", "--quiet"]);
+    let piped = answered(babble())?;
+    t.hold(piped.stdout == b"\x1b\x1b\x1b\x1b\x1b\n", || {
+        piped.refute("a pipe receives every byte of an answer", piped.out().escape_debug().to_string(), "five escapes")
+    })?;
+    let seen = answered(babble().on_terminal())?;
+    let left = escape(&seen.stdout);
+    t.hold(left.is_none(), || seen.refute("an answer cannot drive the screen", left.unwrap_or_default(), "text"))?;
     t.done()
+}
+
+/// A model of zeros, to which all tokens are alike, so that it answers with the first one: the escape character.
+fn escaping() -> Result<Writer, Halt> {
+    let words = || {
+        let mut words = Words::small();
+        let escape = String::from(byte_alphabet()[0x1b]);
+        let at = words.tokens.iter().position(|token| *token == escape).unwrap_or_default();
+        words.tokens.swap(0, at);
+        words
+    };
+    let like = forge::model("qwen2-f16").ok_or_else(|| instrument("no qwen2-f16"))?;
+    Model { words, filling: Filling::Hole, ..like }.file().map_err(instrument)
 }
 
 /// UTF-8 and emoji render correctly without mojibake.

@@ -198,6 +198,7 @@ pub static ALL: &[Saboteur] = &[
     evil("clock-half-as-fast", "tells half of every time and double the speed", clock_half_as_fast),
     evil("verbose-wrong-backend", "names another instruction set than ran", verbose_wrong_backend),
     evil("stats-always", "prints the statistics unasked", stats_always),
+    evil("answer-drives-screen", "lets the answer's escape sequences through to a terminal", answer_drives_screen),
     evil("colourless", "no colour even on a terminal", |r| r.with_env("NO_COLOR", Some("1"))),
     evil("ignores-no-color", "does not look at NO_COLOR", |r| r.with_env("NO_COLOR", None)),
     evil("mojibake", "takes UTF-8 for Latin-1", |r| r.retold(|text| text.bytes().map(char::from).collect())),
@@ -453,6 +454,11 @@ fn stats_always(mut real: Real) -> u8 {
         let told = |l: &&str| ["Generated:", "Decoded:", "Performance:", "Total:"].iter().any(|key| l.starts_with(key));
         text.lines().filter(told).flat_map(|l| [l, "\n"]).collect()
     })
+}
+
+/// A quiet one, so that nothing but the answer changes: the real one writes to a pipe.
+fn answer_drives_screen(real: Real) -> u8 {
+    if real.has(&["-q", "--quiet"]) { real.caught().emit() } else { real.run() }
 }
 
 fn characters_split(real: Real) -> u8 {
