@@ -1,9 +1,12 @@
 //! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
 
+mod sampling;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
+use engine::api::{TraceConfig, TraceFormat, TraceStep};
 
 /// Run language models you can trust.
 #[derive(Debug, Parser)]
@@ -20,7 +23,9 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer one prompt
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Run again what a trace recorded, and name the first event that differs
+    Replay(ReplayArgs),
 }
 
 /// Flags of `apr run`.
@@ -35,24 +40,6 @@ pub struct RunArgs {
     /// Most tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
     pub max_tokens: usize, //= F-CLI-011
-    /// Randomness, 0 to 2; 0 always takes the most likely token
-    #[arg(short, long, value_name = "T", default_value_t = 0.0)]
-    pub temperature: f32, //= F-CLI-012
-    /// Draw from the K most likely tokens only; 0 is all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    pub top_k: usize,
-    /// Draw from the most likely tokens that make up P of the probability
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    pub top_p: f32,
-    /// Draw from tokens at least P times as likely as the best
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    pub min_p: f32,
-    /// Make tokens of the last 64 less likely; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub repeat_penalty: f32,
-    /// Seed of the random numbers [default: 0]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub seed: u64,
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -86,6 +73,66 @@ pub struct RunArgs {
     /// Say nothing but the answer and errors
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub quiet: bool,
+
+    /// Record what happens in each stage; the trace goes to standard error unless --trace-output says where
+    #[arg(long, help_heading = "Tracing")]
+    pub trace: bool, //= F-CLI-016
+    /// Write the trace to this file
+    #[arg(long, value_name = "FILE", help_heading = "Tracing")]
+    pub trace_output: Option<PathBuf>, //= F-CLI-017
+    /// Values of tensors too
+    #[arg(long, help_heading = "Tracing")]
+    pub trace_verbose: bool, //= F-CLI-018
+    /// Only these stages: tokenize, embed, attention, ffn, lm_head, sample, decode
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = trace_step, help_heading = "Tracing")]
+    pub trace_steps: Option<Vec<TraceStep>>,
+    /// `json` has the fields of AWS Step Functions, `chrome` is for Perfetto
+    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = trace_format, help_heading = "Tracing")]
+    pub trace_format: TraceFormat,
+
+    /// How tokens are chosen
+    #[command(flatten)]
+    pub sampling: sampling::SamplingArgs,
+}
+
+impl RunArgs {
+    /// The trace that was asked for: any of its flags asks for one.
+    pub fn trace(&self) -> Option<TraceConfig> {
+        let chrome = self.trace_format == TraceFormat::Chrome;
+        let asked =
+            self.trace || self.trace_verbose || chrome || self.trace_output.is_some() || self.trace_steps.is_some();
+        asked.then(|| TraceConfig {
+            enabled: true,
+            steps: self.trace_steps.clone(),
+            output: self.trace_output.clone(),
+            verbose: self.trace_verbose,
+        })
+    }
+}
+
+fn trace_step(name: &str) -> Result<TraceStep, String> {
+    TraceStep::named(name.trim()).ok_or_else(|| "no such stage".into())
+}
+
+fn trace_format(name: &str) -> Result<TraceFormat, String> {
+    match name {
+        "json" => Ok(TraceFormat::Json),
+        "chrome" => Ok(TraceFormat::Chrome),
+        _ => Err("json and chrome can be had".into()),
+    }
+}
+
+/// Flags of `apr replay`.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// A trace that `apr run --trace-output` wrote
+    pub trace: PathBuf,
+    /// Run it on this model instead of the one the trace names
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
 }
 
 /// Whether JSON was asked for, for errors that come before or instead of parsed flags.

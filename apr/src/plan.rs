@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use engine::sample::Sampling;
 use engine::{Error, InferenceConfig, Kind, Options, Place, Result, limits};
 
 use crate::args::RunArgs;
@@ -20,6 +19,10 @@ pub struct RunPlan {
 
 /// Works it out.
 pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
+    if args.trace().is_some_and(|t| t.output.is_none()) && args.verbose {
+        return Err(Error::new(Kind::Usage, "--trace and --verbose would both write to standard error")
+            .hint("give the trace a file: --trace-output trace.json"));
+    }
     let model_path = source::resolve(&args.model)?;
     let prompt = match args.prompt.as_deref() {
         Some(dash) if dash == "-" => read_prompt(args.raw)?,
@@ -33,26 +36,20 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
     let config = InferenceConfig {
         prompt: Some(prompt),
         max_tokens: args.max_tokens,
-        temperature: args.temperature,
         verbose: args.verbose,
         gpu: args.gpu,
+        trace: args.trace(),
         ..InferenceConfig::new(model_path)
     };
     let options = Options {
-        sampling: Sampling {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repeat_penalty: args.repeat_penalty,
-            seed: args.seed,
-            ..Sampling::default()
-        },
+        sampling: args.sampling.asked.clone(),
+        recommended: true,
         system: args.system.clone(),
         raw: args.raw,
         stops: args.stop.clone(),
         threads: args.threads,
         context: args.ctx_size,
+        trace_format: args.trace_format,
         cancel,
         ..Options::default()
     };

@@ -8,16 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use compute::Backend;
+use compute::Interest;
 use compute::cpu::Cpu;
 use compute::cpu::isa::Isa;
 
 use crate::error::{Error, Kind, Place, Result};
+use crate::file;
 use crate::knobs;
 use crate::limits;
 use crate::sample::Sampling;
+use crate::sample::settings::Asked;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
 use crate::term::{self, Terminal};
+use crate::trace::{self, Trace, Traced};
 
 /// Configuration for inference.
 #[derive(Clone, Debug)]
@@ -85,6 +88,16 @@ pub enum TraceStep {
     Decode,
 }
 
+/// The form of a trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceFormat {
+    /// Events as AWS Step Functions has them.
+    #[default]
+    Json,
+    /// What Chromium's trace viewer and Perfetto open.
+    Chrome,
+}
+
 /// A recorded trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceOutput {
@@ -145,8 +158,10 @@ pub struct CheckResult {
 /// What the structs of the specification leave open.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Sampling beyond the temperature, which [`InferenceConfig`] decides.
-    pub sampling: Sampling,
+    /// Sampling beyond the temperature, which [`InferenceConfig`] decides unless it is asked for here.
+    pub sampling: Asked,
+    /// Start from the sampling that the model file recommends, temperature included.
+    pub recommended: bool,
     /// Instead of the template's system message.
     pub system: Option<String>,
     /// No chat template.
@@ -159,6 +174,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// Rows of the prompt that are run together.
     pub prefill_chunk: usize,
+    /// The form of a trace, if one is recorded.
+    pub trace_format: TraceFormat,
     /// Set to stop: the answer so far is returned.
     pub cancel: Arc<AtomicBool>,
 }
@@ -166,13 +183,15 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            sampling: Sampling::default(),
+            sampling: Asked::default(),
+            recommended: false,
             system: None,
             raw: false,
             stops: Vec::new(),
             threads: None,
             context: None,
             prefill_chunk: PREFILL_CHUNK,
+            trace_format: TraceFormat::default(),
             cancel: Arc::default(),
         }
     }
@@ -191,6 +210,8 @@ pub struct Outcome {
     pub duration_ms: f64,
     /// Work done.
     pub counters: compute::backend::Counters,
+    /// If one was asked for.
+    pub trace: Option<TraceOutput>,
 }
 
 /// An observer that looks at nothing.
@@ -228,26 +249,56 @@ pub fn backend(threads: Option<usize>) -> Result<Cpu> {
 /// Loads a model and answers a prompt; what happens on the way is told to the observer.
 pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
     let start = Instant::now();
-    let mut loaded = load(config, options)?;
+    let Some(asked) = config.trace.as_ref().filter(|t| t.enabled) else {
+        let mut loaded = load(config, options, &Interest::Nothing)?;
+        let load_ms = start.elapsed().as_secs_f64() * 1e3;
+        observer.event(Event::Loaded(&loaded, load_ms))?;
+        let answer = answer(&mut loaded, config, options, observer)?;
+        return Ok(outcome(answer, &loaded, load_ms, start));
+    };
+    let sink = asked.output.as_deref().map(trace::Sink::open).transpose()?;
+    let mut trace = Trace::new(asked.steps.clone(), asked.verbose);
+    let mut loaded = load(config, options, &trace.interest())?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    let answer = answer(&mut loaded, config, options, observer)?;
-    Ok(Outcome {
+    observer.event(Event::Loaded(&loaded, load_ms))?;
+    trace.restart();
+    let answered = answer(&mut loaded, config, options, &mut Traced { trace: &mut trace, watcher: observer });
+    let json = match options.trace_format {
+        TraceFormat::Chrome => trace::chrome(&trace),
+        TraceFormat::Json => {
+            let stopped_us = trace.elapsed_us();
+            let sha256 = file::sha256(&config.model_path)?;
+            let ended = answered.as_ref();
+            let run = trace::Run { config, options, loaded: &loaded, sha256: &sha256, load_ms, stopped_us, ended };
+            trace::document(&trace, &run)
+        }
+    };
+    let output = TraceOutput { json };
+    // A run that failed is traced too: that is when one wants to see it.
+    match sink {
+        Some(sink) => sink.write(&output.json)?,
+        None => observer.event(Event::Trace(&output.json))?,
+    }
+    Ok(Outcome { trace: Some(output), ..outcome(answered?, &loaded, load_ms, start) })
+}
+
+fn outcome(answer: Answer, loaded: &Loaded, load_ms: f64, start: Instant) -> Outcome {
+    Outcome {
         answer,
         backend: loaded.backend(),
         load_ms,
         duration_ms: start.elapsed().as_secs_f64() * 1e3,
         counters: loaded.counters(),
-    })
+        trace: None,
+    }
 }
 
-fn load(config: &InferenceConfig, options: &Options) -> Result<Loaded> {
+fn load(config: &InferenceConfig, options: &Options, interest: &Interest) -> Result<Loaded> {
     if config.gpu {
         return Err(no_gpu());
     }
-    if config.trace.as_ref().is_some_and(|t| t.enabled) {
-        return Err(Error::new(Kind::Unsupported, "tracing is not built yet").at(Place::Flag("--trace".into())));
-    }
-    Loaded::open(&config.model_path, &backend(options.threads)? as &dyn Backend, options.context)
+    let backend = backend(options.threads)?;
+    Loaded::open_rewritten(&config.model_path, &backend, options.context, interest, |_| {})
 }
 
 fn no_gpu() -> Error {
@@ -265,12 +316,10 @@ fn answer(
     let Some(text) = &config.prompt else {
         return Err(Error::new(Kind::Usage, "no prompt").hint("give one as the second argument, or pipe it in"));
     };
-    let mut sampling = Sampling { temperature: config.temperature, ..options.sampling.clone() };
-    for warning in sampling.clamp() {
-        observer.event(Event::Warning(&warning))?;
-    }
+    let sampling = sampling(loaded, config, options, observer)?;
     let prompt = Prompt { text, system: options.system.as_deref(), raw: options.raw };
     let ids = loaded.encode_prompt(&prompt)?;
+    observer.event(Event::Tokenized { text, ids: &ids })?;
     let generation = Generation {
         max_tokens: config.max_tokens,
         sampling,
@@ -278,6 +327,32 @@ fn answer(
         prefill_chunk: options.prefill_chunk,
     };
     Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)
+}
+
+/// The default, what the model recommends if that is wanted, and what was asked for, in this order.
+fn sampling(
+    loaded: &Loaded,
+    config: &InferenceConfig,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Sampling> {
+    let mut sampling = Sampling { temperature: config.temperature, ..Sampling::default() };
+    let mut warnings = Vec::new();
+    if options.recommended {
+        warnings.extend(sampling.recommended_by(&loaded.model.metadata)?);
+    }
+    warnings.extend(sampling.asked(&options.sampling));
+    for warning in warnings {
+        observer.event(Event::Warning(&warning))?;
+    }
+    let vocab = loaded.tokenizer.vocab_size();
+    if let Some((token, _)) = sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocab) {
+        return Err(Error::new(Kind::Usage, format!("no token {token}"))
+            .at(Place::Flag("--logit-bias".into()))
+            .hint(format!("the vocabulary has {vocab} tokens")));
+    }
+    observer.event(Event::Sampling(&sampling))?;
+    Ok(sampling)
 }
 
 /// Run model inference with Ollama-style UX: a spinner while loading, then the answer on standard output as it comes.
@@ -290,26 +365,14 @@ pub async fn run_inference(config: InferenceConfig) -> Result<InferenceResult> {
         tokens_generated: o.answer.tokens.len(),
         duration_ms: o.duration_ms,
         tokens_per_second: o.answer.tokens_per_second(),
-        trace: None,
+        trace: o.trace,
     })
 }
 
 /// [`run_inference`] with options, on a terminal that the caller has set up.
 pub fn run_on_terminal(config: &InferenceConfig, options: &Options, mut terminal: Terminal) -> Result<Outcome> {
-    let start = Instant::now();
-    terminal.loading(&config.model_path);
-    let result = load(config, options).and_then(|mut loaded| {
-        let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        terminal.loaded(&loaded, options, load_ms);
-        let answer = answer(&mut loaded, config, options, &mut terminal)?;
-        Ok(Outcome {
-            answer,
-            backend: loaded.backend(),
-            load_ms,
-            duration_ms: start.elapsed().as_secs_f64() * 1e3,
-            counters: loaded.counters(),
-        })
-    });
+    terminal.loading(&config.model_path, options);
+    let result = run(config, options, &mut terminal);
     term::clear();
     let outcome = result?;
     terminal.done(&outcome)?;

@@ -64,3 +64,11 @@ pub const THREADS_MAX: usize = 1 << 10;
 pub const QUOTED_CHARS_MAX: usize = 80;
 /// Characters of a message.
 pub const MESSAGE_CHARS_MAX: usize = 1000;
+/// Values of a tensor that a trace shows.
+pub const TRACE_VALUES: usize = 16;
+/// Token ids in a row that a trace shows.
+pub const TRACE_IDS: usize = 1 << 10;
+/// Most likely tokens that a trace shows of logits.
+pub const TRACE_TOP: usize = 5;
+/// Bytes of a trace that is read again.
+pub const TRACE_BYTES_MAX: u64 = 1 << 30;

@@ -156,12 +156,37 @@ impl Finish {
 }
 
 /// What happens, in order.
-#[derive(Debug)]
 pub enum Event<'a> {
     /// A piece of the answer: whole characters, never part of a stop sequence.
     Text(&'a str),
     /// Something the user should know that is not an error.
     Warning(&'a str),
+    /// How tokens will be chosen: everything that was asked for and recommended, put together.
+    Sampling(&'a Sampling),
+    /// The model is ready; the number is how long that took, in milliseconds.
+    Loaded(&'a Loaded, f64),
+    /// A recorded trace that is to be written nowhere else.
+    Trace(&'a serde_json::Value),
+    /// The prompt as token ids, template and all.
+    Tokenized {
+        /// What was encoded.
+        text: &'a str,
+        /// What it became.
+        ids: &'a [u32],
+    },
+    /// Rows are about to run.
+    Step {
+        /// Of the first row.
+        position: usize,
+        /// One per row.
+        ids: &'a [u32],
+    },
+    /// They ran.
+    Stepped(&'a Output),
+    /// The next token.
+    Chosen(u32),
+    /// The text that the token chosen last made certain, which may be none; after the last token, what was held back.
+    Decoded(&'a str),
     /// The prompt is in the cache.
     Prefilled {
         /// Its tokens.
@@ -173,6 +198,12 @@ pub enum Event<'a> {
 pub trait Observer {
     /// One event.
     fn event(&mut self, event: Event<'_>) -> Result<()>;
+
+    /// Who looks into the steps, if somebody does: all logits of the last row are computed then. What may be seen was
+    /// declared when the model was prepared.
+    fn tap(&mut self) -> Option<&mut dyn Tap> {
+        None
+    }
 }
 
 /// An answer.
@@ -266,7 +297,14 @@ impl<'m> Session<'m> {
     }
 
     /// Puts a prompt into the cache in chunks; the last row's output is what the first token is chosen from.
-    pub fn prefill(&mut self, ids: &[u32], chunk: usize, want: Want, cancel: &AtomicBool) -> Result<()> {
+    pub fn prefill(
+        &mut self,
+        ids: &[u32],
+        chunk: usize,
+        want: Want,
+        observer: &mut dyn Observer,
+        cancel: &AtomicBool,
+    ) -> Result<()> {
         //= F-CPU-103
         //= F-PIPE-172
         let chunks: Vec<&[u32]> = ids.chunks(chunk.max(1)).collect();
@@ -275,9 +313,20 @@ impl<'m> Session<'m> {
                 return Err(Error::new(Kind::Interrupted, "interrupted"));
             }
             let last = if i + 1 == chunks.len() { want } else { Want::Nothing };
-            self.feed(part, Want::Nothing, last, &mut NoTap)?;
+            self.step(part, last, observer)?;
         }
         Ok(())
+    }
+
+    /// [`Session::feed`] under the eyes of an observer.
+    fn step(&mut self, ids: &[u32], want: Want, observer: &mut dyn Observer) -> Result<()> {
+        observer.event(Event::Step { position: self.tokens.len(), ids })?;
+        match observer.tap() {
+            Some(tap) if want == Want::Argmax => self.feed(ids, Want::Nothing, Want::Logits, tap),
+            Some(tap) => self.feed(ids, Want::Nothing, want, tap),
+            None => self.feed(ids, Want::Nothing, want, &mut NoTap),
+        }?;
+        observer.event(Event::Stepped(&self.output))
     }
 
     /// Answers a prompt that is already token ids.
@@ -307,7 +356,7 @@ impl<'m> Session<'m> {
             return Ok(answer);
         }
         let start = Instant::now();
-        self.prefill(&prompt, generation.prefill_chunk, sampler.want(), cancel)?;
+        self.prefill(&prompt, generation.prefill_chunk, sampler.want(), observer, cancel)?;
         observer.event(Event::Prefilled { tokens: prompt.len() })?;
         answer.prefill_ms = start.elapsed().as_secs_f64() * 1e3;
         let decode = Instant::now();
@@ -316,6 +365,7 @@ impl<'m> Session<'m> {
                 break Finish::Cancelled;
             }
             let id = self.choose(&mut sampler);
+            observer.event(Event::Chosen(id))?;
             //= F-PIPE-168
             //= F-PIPE-189
             //= F-MATH-153
@@ -324,7 +374,10 @@ impl<'m> Session<'m> {
             }
             answer.tokens.push(id);
             let bytes = self.loaded.tokenizer.token_bytes(id).unwrap_or_default();
-            if text.push(bytes, &mut answer.text, observer)? {
+            let before = answer.text.len();
+            let stopped = text.push(bytes, &mut answer.text, observer)?;
+            observer.event(Event::Decoded(&answer.text[before..]))?;
+            if stopped {
                 break Finish::Stop;
             }
             //= F-PIPE-188
@@ -339,11 +392,15 @@ impl<'m> Session<'m> {
             }
             //= F-CPU-104
             //= F-PIPE-173
-            self.feed(&[id], Want::Nothing, sampler.want(), &mut NoTap)?;
+            self.step(&[id], sampler.want(), observer)?;
         };
         answer.decode_ms = decode.elapsed().as_secs_f64() * 1e3;
         if answer.finish != Finish::Stop {
+            let before = answer.text.len();
             text.finish(&mut answer.text, observer)?;
+            if answer.text.len() > before {
+                observer.event(Event::Decoded(&answer.text[before..]))?;
+            }
         }
         Ok(answer)
     }

@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result, printable};
 use crate::limits::MESSAGE_CHARS_MAX;
 use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
+use crate::trace;
 
 pub use spinner::clear;
 
@@ -43,6 +44,7 @@ pub struct Terminal {
     /// The answer goes to a screen and not to a file or program.
     screen: bool,
     model: String,
+    raw: bool,
     warnings: Vec<String>,
     wrote: bool,
 }
@@ -52,7 +54,7 @@ impl Terminal {
     pub fn new(verbose: bool) -> Terminal {
         let level = if verbose { Level::Verbose } else { Level::Normal };
         let screen = std::io::stdout().is_terminal();
-        Terminal { level, json: false, screen, model: String::new(), warnings: Vec::new(), wrote: false }
+        Terminal { level, json: false, screen, model: String::new(), raw: false, warnings: Vec::new(), wrote: false }
     }
 
     /// Errors only beside the answer.
@@ -71,7 +73,8 @@ impl Terminal {
     }
 
     /// The model is being opened.
-    pub fn loading(&mut self, path: &Path) {
+    pub fn loading(&mut self, path: &Path, options: &Options) {
+        self.raw = options.raw;
         self.model = path.to_string_lossy().into_owned();
         if self.level == Level::Verbose {
             //= F-UX-027
@@ -86,7 +89,7 @@ impl Terminal {
     }
 
     /// The model is ready.
-    pub fn loaded(&mut self, loaded: &Loaded, options: &Options, load_ms: f64) {
+    fn loaded(&mut self, loaded: &Loaded, load_ms: f64) {
         spinner::say("reading the prompt");
         if self.level != Level::Verbose {
             return;
@@ -94,7 +97,7 @@ impl Terminal {
         let (m, h) = (&loaded.model, &loaded.model.hyper);
         let formats: Vec<String> = m.formats().iter().map(|(f, n)| format!("{f} x {n}")).collect();
         let template = match &loaded.template {
-            _ if options.raw => "off (--raw)",
+            _ if self.raw => "off (--raw)",
             Some(_) => "from the file",
             None => "none in the file",
         };
@@ -134,7 +137,7 @@ impl Terminal {
                 "decode_steps": a.steps(),
                 "duration_ms": outcome.duration_ms,
                 "tokens_per_second": a.tokens_per_second(),
-                "trace": null,
+                "trace": outcome.trace.as_ref().map(|t| &t.json),
                 "warnings": self.warnings,
             }))?;
         } else if self.wrote && !a.text.ends_with('\n') {
@@ -188,11 +191,19 @@ impl Observer for Terminal {
                 }
                 self.warnings.push(line);
             }
-            Event::Prefilled { tokens } => {
-                if self.level == Level::Verbose {
-                    self.detail(&format!("Prompt tokens: {tokens}")); //= F-UX-029
-                }
+            Event::Sampling(sampling) if self.level == Level::Verbose => {
+                self.detail(&format!("Sampling: {}", sampling.describe()));
             }
+            Event::Prefilled { tokens } if self.level == Level::Verbose => {
+                self.detail(&format!("Prompt tokens: {tokens}")); //= F-UX-029
+            }
+            Event::Loaded(loaded, load_ms) => self.loaded(loaded, load_ms),
+            // In an object the trace is a field of it.
+            //= F-TRACE-191
+            Event::Trace(trace) if !self.json => {
+                let _ = write!(std::io::stderr(), "{}", trace::text(trace));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -220,6 +231,11 @@ fn note(line: &str) {
 fn write_out(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| not_written(&e))
+}
+
+/// Prints one line of an answer.
+pub fn print_line(line: &str) -> Result<()> {
+    write_out(&format!("{line}\n"))
 }
 
 /// The error for a standard output that takes no more.

@@ -79,6 +79,11 @@ pub struct Output {
     pub repro: String,
 }
 
+/// How a line of the misbehaving wrapper's own begins.
+pub const WRAPPER: &str = "evil-apr: ";
+/// The wrapper's exit code when it is itself broken: built from another tree, or without a program to run.
+pub const WRAPPER_BROKEN: i32 = 99;
+
 /// Terminal size given to children.
 pub const TERMINAL_ROWS: NonZeroU16 = NonZeroU16::new(50).unwrap();
 /// Terminal width given to children.
@@ -177,7 +182,14 @@ impl Run {
     /// Runs it. The error is the instrument's: the child could not be started or watched.
     pub fn output(self) -> Result<Output, Halt> {
         let repro = self.shown.join(" ");
-        run(self).map_err(|e| instrument(format!("cannot run {repro}: {e}")))
+        let out = run(self).map_err(|e| instrument(format!("cannot run {repro}: {e}")))?;
+        // A wrapper that could not misbehave would be refuted for its own failure, and prove nothing.
+        let said =
+            |stream: &[u8]| String::from_utf8_lossy(stream).lines().find(|l| l.starts_with(WRAPPER)).map(String::from);
+        match said(&out.stderr).or_else(|| said(&out.stdout)) {
+            Some(line) if out.exit == Exit::Code(WRAPPER_BROKEN) => Err(instrument(line)),
+            _ => Ok(out),
+        }
     }
 
     /// Runs it, and refutes if it panicked, died of a signal or had to be killed.
@@ -462,6 +474,13 @@ mod tests {
     #[test]
     fn a_missing_program_is_the_instruments_fault() {
         assert!(matches!(Run::new(OsStr::new("/nonexistent/apr")).judged(), Err(Halt::NotAttempted(_))));
+    }
+
+    #[test]
+    fn a_broken_wrapper_is_the_instruments_fault() {
+        let stale = sh("echo 'evil-apr: EVIL=x is not a way to misbehave' >&2; exit 99").judged();
+        assert!(matches!(stale, Err(Halt::NotAttempted(_))));
+        assert_eq!(sh("echo evil-apr: >&2; exit 1").judged().unwrap().code(), Some(1));
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub mod suite;
 pub mod texts;
 pub mod threads;
 pub mod tidy;
+pub mod traced;
 pub mod verdict;
 pub mod whereabouts;
 pub mod written;

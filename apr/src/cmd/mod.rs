@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod replay;
 mod run;
 
 use std::process::ExitCode;
@@ -11,5 +12,6 @@ use engine::Result;
 pub fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Run(args) => run::execute(&args),
+        Command::Replay(args) => replay::execute(&args),
     }
 }

@@ -15,7 +15,8 @@ use crate::{interrupt, plan};
 pub fn execute(args: &RunArgs) -> Result<ExitCode> {
     let plan = plan::run(args, interrupt::watch()?)?;
     let mut terminal = Terminal::new(args.verbose);
-    if args.quiet {
+    // A trace on standard error is alone there, so that it is one JSON document.
+    if args.quiet || args.trace().is_some_and(|t| t.output.is_none()) {
         terminal = terminal.quiet();
     }
     if args.json {

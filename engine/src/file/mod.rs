@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use compute::{Bytes, Format, WeightRef};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Place, Result, quoted};
 
@@ -214,4 +215,9 @@ fn looks_like(head: &[u8]) -> &'static str {
         h if h.len() >= 9 && h[8] == b'{' => "a SafeTensors file (not supported yet)",
         _ => "unknown bytes",
     }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub fn sha256(path: &Path) -> Result<String> {
+    Ok(Sha256::digest(&*map(path)?).iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -5,6 +5,7 @@
 
 mod filters;
 mod penalties;
+pub mod settings;
 
 use compute::Want;
 use compute::backend::top_k;
@@ -46,8 +47,12 @@ pub struct Sampling {
     pub dry_last_n: usize,
     /// Texts that a repetition does not run across.
     pub dry_breakers: Vec<String>,
-    /// Target surprise in bits and learning rate of Mirostat 2 (Basu et al. 2021), in place of every filter.
-    pub mirostat: Option<(f32, f32)>,
+    /// 2 is Mirostat 2 (Basu et al. 2021), in place of every filter; 0 is off.
+    pub mirostat: usize,
+    /// Its target surprise, in bits.
+    pub mirostat_tau: f32,
+    /// Its learning rate.
+    pub mirostat_eta: f32,
     /// Added to the logits of these tokens before anything else.
     pub logit_bias: Vec<(u32, f32)>,
     /// What is done, in order.
@@ -90,6 +95,12 @@ impl Step {
         ("temperature", Step::Temperature),
     ];
 
+    /// The names of a chain.
+    pub fn names(chain: &[Step]) -> String {
+        let name = |step: &Step| Step::ALL.iter().find(|s| s.1 == *step).map_or("", |s| s.0);
+        chain.iter().map(name).collect::<Vec<_>>().join(";")
+    }
+
     /// A chain from names separated by semicolons or commas. A step may stand there once.
     pub fn chain(text: &str) -> Result<Vec<Step>> {
         let mut chain = Vec::new();
@@ -100,7 +111,13 @@ impl Step {
                     .at(Place::Flag("--samplers".into()))
                     .hint(format!("steps: {}", names.join(", ")))
             };
-            let step = Step::ALL.iter().find(|s| s.0 == name).map(|s| s.1);
+            // The names of llama.cpp too.
+            let known = match name.replace('_', "-").as_str() {
+                "typ-p" | "typical" => "typical-p".into(),
+                "temp" => "temperature".into(),
+                other => other.to_string(),
+            };
+            let step = Step::ALL.iter().find(|s| s.0 == known).map(|s| s.1);
             let step = step.ok_or_else(|| refuse(format!("no sampler is called {}", quoted(name))))?;
             if chain.contains(&step) {
                 return Err(refuse(format!("{name} stands in the chain twice")));
@@ -130,7 +147,9 @@ impl Default for Sampling {
             dry_allowed_length: 2,
             dry_last_n: 1024,
             dry_breakers: ["\n", ":", "\"", "*"].map(String::from).to_vec(),
-            mirostat: None,
+            mirostat: 0,
+            mirostat_tau: 5.0,
+            mirostat_eta: 0.1,
             logit_bias: Vec::new(),
             order: Step::ALL.iter().map(|s| s.1).collect(),
             seed: 0,
@@ -142,34 +161,6 @@ impl Sampling {
     /// Every likely token may be drawn: temperature 1 and no filter.
     pub fn unfiltered(seed: u64) -> Sampling {
         Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Sampling::default() }
-    }
-
-    /// Puts every value into its range; says what it changed.
-    pub fn clamp(&mut self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let mut fix = |name: &str, x: &mut f32, low: f32, high: f32| {
-            let was = *x;
-            *x = if was.is_nan() { low } else { was.clamp(low, high) };
-            if *x != was {
-                warnings.push(format!("{name} {was} is outside {low}..{high}; using {x}"));
-            }
-        };
-        fix("temperature", &mut self.temperature, 0.0, 2.0);
-        fix("top-p", &mut self.top_p, 0.0, 1.0);
-        fix("min-p", &mut self.min_p, 0.0, 1.0);
-        fix("typical-p", &mut self.typical_p, 0.0, 1.0);
-        fix("xtc-probability", &mut self.xtc_probability, 0.0, 1.0);
-        fix("xtc-threshold", &mut self.xtc_threshold, 0.0, 1.0);
-        fix("repeat-penalty", &mut self.repeat_penalty, 0.1, 10.0);
-        fix("presence-penalty", &mut self.presence_penalty, -2.0, 2.0);
-        fix("frequency-penalty", &mut self.frequency_penalty, -2.0, 2.0);
-        fix("dry-multiplier", &mut self.dry_multiplier, 0.0, 100.0);
-        fix("dry-base", &mut self.dry_base, 1.0, 100.0);
-        if let Some((tau, eta)) = &mut self.mirostat {
-            fix("mirostat-tau", tau, 0.0, 100.0);
-            fix("mirostat-eta", eta, 0.0, 1.0);
-        }
-        warnings
     }
 
     /// Whether logits are looked at beyond the largest one.
@@ -200,7 +191,7 @@ impl Sampler {
             0.0 => Vec::new(),
             _ => penalties::breakers(&sampling.dry_breakers, vocabulary),
         };
-        let mu = sampling.mirostat.map_or(0.0, |(tau, _)| 2.0 * f64::from(tau));
+        let mu = 2.0 * f64::from(sampling.mirostat_tau);
         //= F-PIPE-185
         let random = SplitMix64(sampling.seed); //= F-CPU-101
         Sampler { random, mu, breakers, sampling }
@@ -220,8 +211,9 @@ impl Sampler {
             return candidates.first().map_or(0, |c| c.0);
         }
         let (token, p) = draw(&candidates, self.random.unit());
-        if let Some((tau, eta)) = self.sampling.mirostat {
-            self.mu -= f64::from(eta) * (-p.log2() - f64::from(tau));
+        if self.sampling.mirostat != 0 {
+            let (tau, eta) = (f64::from(self.sampling.mirostat_tau), f64::from(self.sampling.mirostat_eta));
+            self.mu -= eta * (-p.log2() - tau);
         }
         token
     }
@@ -242,7 +234,7 @@ impl Sampler {
         self.sampling.order = order;
         let mut left = candidates.unwrap_or_else(|| sorted(&logits, self.first_k()));
         let mut p = filters::softmax(&left);
-        if self.sampling.mirostat.is_some() && self.sampling.temperature != 0.0 {
+        if self.sampling.mirostat != 0 && self.sampling.temperature != 0.0 {
             let limit = self.mu;
             let keep = p.iter().take_while(|&&p| -p.log2() <= limit).count().max(1);
             left.truncate(keep);
@@ -253,7 +245,7 @@ impl Sampler {
 
     fn apply(&mut self, step: Step, logits: &mut [f32], candidates: &mut Option<Vec<Candidate>>, history: &[u32]) {
         let s = &self.sampling;
-        let (filters_on, k) = (s.mirostat.is_none(), self.first_k());
+        let (filters_on, k) = (s.mirostat == 0, self.first_k());
         match step {
             // Penalties change logits; after candidates were sorted they sort again.
             Step::Penalties | Step::Dry => {
@@ -297,7 +289,7 @@ impl Sampler {
         let k_comes_first = s.order.iter().find(|s| !matches!(s, Step::Penalties | Step::Dry)) == Some(&Step::TopK);
         match (s.temperature == 0.0, s.top_k) {
             (true, _) => 1,
-            (false, k) if k > 0 && k_comes_first && s.mirostat.is_none() => k,
+            (false, k) if k > 0 && k_comes_first && s.mirostat == 0 => k,
             _ => usize::MAX,
         }
     }

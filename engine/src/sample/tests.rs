@@ -1,5 +1,6 @@
 //! Every step against its definition, and draws against their probabilities.
 
+use super::settings::{Asked, Setting};
 use super::*;
 
 const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 2.5];
@@ -116,7 +117,7 @@ fn xtc_happens_as_often_as_asked() {
 fn mirostat_steers_towards_its_target() {
     let flat: Vec<f32> = (0..200).map(|i| (i % 17) as f32 * 0.3).collect();
     for tau in [2.0f32, 4.0, 6.0] {
-        let mut s = sampler(Sampling { mirostat: Some((tau, 0.1)), ..Sampling::unfiltered(11) });
+        let mut s = sampler(Sampling { mirostat: 2, mirostat_tau: tau, ..Sampling::unfiltered(11) });
         let mut surprise = 0.0;
         const N: usize = 4000;
         for _ in 0..N {
@@ -134,4 +135,35 @@ fn nonsense_is_clamped_with_a_warning() {
     let mut s = Sampling { temperature: -1.0, top_p: 1.5, typical_p: f32::NAN, ..Sampling::default() };
     assert_eq!(s.clamp().len(), 3);
     assert_eq!((s.temperature, s.top_p, s.typical_p), (0.0, 1.0, 0.0));
+}
+
+#[test]
+fn what_the_model_recommends_gives_way_to_what_is_asked() {
+    use crate::file::{Metadata, Value};
+    let entries = [("temp", Value::Float(0.7)), ("top_k", Value::Signed(20)), ("mirostat", Value::Unsigned(1))];
+    let entries = entries.into_iter().map(|(k, v)| (format!("general.sampling.{k}"), v)).collect();
+    let file = Metadata { entries };
+    let mut s = Sampling::default();
+    assert_eq!(s.recommended_by(&file).unwrap().len(), 1);
+    let top_k = Setting::named("top-k").unwrap();
+    let asked = Asked { values: vec![(top_k, -3.0)], seed: 9, ..Asked::default() };
+    assert_eq!(s.asked(&asked), ["top-k -3 is outside 0..16777216; using 0"]);
+    assert_eq!((s.temperature, s.top_k, s.seed), (0.7, 0, 9));
+    assert_eq!(s.describe(), "temperature 0.7, top-p 0.95, min-p 0.05, seed 9");
+    assert_eq!(Sampling::default().describe(), "greedy");
+    let wrong = [("general.sampling.temp".to_string(), Value::String("hot".into()))].into_iter().collect();
+    assert!(Sampling::default().recommended_by(&Metadata { entries: wrong }).is_err());
+}
+
+#[test]
+fn every_setting_sets_what_it_gets() {
+    for setting in Setting::ALL {
+        let mut s = Sampling::default();
+        let (low, high) = setting.range;
+        for x in [low, high] {
+            (setting.set)(&mut s, x);
+            assert_eq!((setting.get)(&s), x, "{}", setting.name);
+        }
+        assert!((setting.get)(&Sampling::default()) >= low && (setting.get)(&Sampling::default()) <= high);
+    }
 }

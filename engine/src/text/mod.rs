@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::file::Metadata;
 
 pub use stop::StopFinder;
+pub(crate) use template::strftime::strftime;
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
 pub use utf8::Utf8Stream;

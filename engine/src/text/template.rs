@@ -9,7 +9,7 @@ mod json;
 mod origin;
 mod python;
 mod source;
-mod strftime;
+pub(super) mod strftime;
 
 use std::collections::BTreeSet;
 use std::io;

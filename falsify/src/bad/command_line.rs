@@ -115,6 +115,7 @@ pub static ALL: &[Line] = &[
     Line { redirect: Some("2>&-"), ..answers("standard error is closed", &["run", "MODEL", "x", "--verbose"]) },
     Line { redirect: Some("2>/dev/full"), ..answers("standard error is full", &["run", "MODEL", "x", "--verbose"]) },
     Line { redirect: Some(">/dev/full"), ..refuses("standard output is full", &["run", "MODEL", "x"], 8, &["write"]) },
+    refuses("a trace into no folder", &["run", "MODEL", "x", "--trace-output", "/no/dir/x"], 8, &["/no/dir/x"]),
     Line { redirect: Some(">/dev/full"), ..refuses("help on a full disk", &["run", "--help"], 8, &["write"]) },
     Line { env: &[("COLUMNS", "1")], ..answers("a terminal of one column", &["run", "MODEL", "x"]) },
     Line {

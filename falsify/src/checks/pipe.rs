@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use compute::Want;
 use compute::backend::{NoTap, RowOutput};
 use compute::program::KV_BLOCK;
+use engine::api::Silent;
 use engine::program::Stage;
 use engine::sample::Sampling;
 use engine::session::{Finish, Loaded, PREFILL_CHUNK, Prompt, Session};
@@ -276,7 +277,7 @@ pub fn f_pipe_172(s: &Subject) -> Attempt {
             let mut session = Session::new(&mut model);
             running(
                 "the prompt runs",
-                session.prefill(&ids[..n], PREFILL_CHUNK, Want::Logits, &AtomicBool::new(false)),
+                session.prefill(&ids[..n], PREFILL_CHUNK, Want::Logits, &mut Silent, &AtomicBool::new(false)),
             )?;
             same_bits(&mut t, "the last row of a prefill is that of the whole", &last_row(&session)?, &want[n - 1])?;
             running("a step runs", session.feed(&ids[n..=n], Want::Nothing, Want::Logits, &mut NoTap))?;

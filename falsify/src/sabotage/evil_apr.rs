@@ -32,12 +32,12 @@ impl Real {
     }
 
     /// Whether one of these words was typed.
-    fn has(&self, words: &[&str]) -> bool {
+    pub(super) fn has(&self, words: &[&str]) -> bool {
         self.args.iter().any(|a| words.iter().any(|w| a == w))
     }
 
     /// Forgets a flag and the `values` words after it, also written `--flag=value`.
-    fn without(mut self, flags: &[&str], values: usize) -> Real {
+    pub(super) fn without(mut self, flags: &[&str], values: usize) -> Real {
         let mut kept = Vec::new();
         let mut args = self.args.into_iter();
         while let Some(a) = args.next() {
@@ -53,7 +53,7 @@ impl Real {
     }
 
     /// Gives a flag another value, whether it was typed or not.
-    fn instead(self, flag: &str, value: &str) -> Real {
+    pub(super) fn instead(self, flag: &str, value: &str) -> Real {
         let mut real = self.without(&[flag], 1);
         real.args.extend([flag.into(), value.into()]);
         real
@@ -94,8 +94,29 @@ impl Real {
         command.status().map_or(99, code_of)
     }
 
+    /// Types one more word.
+    pub(super) fn push(&mut self, word: &str) {
+        self.args.push(word.into());
+    }
+
+    /// Runs it and changes the text of the trace it leaves, in a file or on standard error.
+    pub(super) fn retraced(self, change: impl FnOnce(String) -> String) -> u8 {
+        let at = self.args.iter().position(|a| a == "--trace-output");
+        match at.and_then(|i| self.args.get(i + 1)).map(PathBuf::from) {
+            None if self.has(&["--trace"]) => self.with_stderr(change),
+            None => self.run(),
+            Some(file) => {
+                let code = self.run();
+                if let Ok(text) = std::fs::read_to_string(&file) {
+                    let _ = std::fs::write(&file, change(text));
+                }
+                code
+            }
+        }
+    }
+
     /// Runs it on our own streams.
-    fn run(self) -> u8 {
+    pub(super) fn run(self) -> u8 {
         self.command().status().map_or(99, code_of)
     }
 

@@ -8,6 +8,7 @@ pub mod evil_apr;
 pub mod evil_backend;
 pub mod evil_input;
 pub mod evil_template;
+pub mod evil_trace;
 pub mod mutated_golden;
 pub mod rewrite;
 pub mod rewrite_cpu;
@@ -64,6 +65,7 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_backend::ALL,
     evil_input::ALL,
     evil_template::ALL,
+    evil_trace::ALL,
     mutated_golden::ALL,
     rewrite::ALL,
     rewrite_cpu::ALL,
