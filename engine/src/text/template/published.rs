@@ -34,8 +34,11 @@ impl Chat {
     }
 }
 
+/// A template's name, its source, and what it gives for each conversation.
+type Published = (String, String, Vec<String>);
+
 /// Every template with its golden answers, and the conversations.
-fn published() -> (Vec<(String, String, Vec<String>)>, Vec<Chat>) {
+fn published() -> (Vec<Published>, Vec<Chat>) {
     let golden = golden("templates");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/oracle/llama.cpp/models/templates");
     let template = |(name, given): (&String, &Json)| {
