@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use engine::{Kind, term};
 
+//= F-CPU-108
 fn main() -> ExitCode {
     // A usage error ends here, with clap's message and exit code 2.
     let args = args::Args::parse();
