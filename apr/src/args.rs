@@ -2,9 +2,11 @@
 
 mod sampling;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
+use engine::api::{TraceConfig, TraceFormat, TraceStep};
 
 /// Run language models you can trust.
 #[derive(Debug, Parser)]
@@ -21,16 +23,19 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer one prompt
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Run again what a trace recorded, and name the first event that differs
+    Replay(ReplayArgs),
 }
 
 /// Flags of `apr run`.
 #[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct RunArgs {
     /// Model file (GGUF)
     pub model: PathBuf, //= F-CLI-002
-    /// The prompt; `-` or nothing reads it from standard input
-    pub prompt: Option<String>,
+    /// The prompt, which may be empty; `-` or nothing reads it from standard input
+    pub prompt: Option<OsString>,
 
     /// Most tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
@@ -59,7 +64,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_gpu: bool, //= F-CLI-014
 
-    /// One JSON object instead of text
+    /// One JSON object instead of text, on failure too
     #[arg(long)]
     pub json: bool,
     /// Say what is loaded, what runs and how fast, on standard error
@@ -69,16 +74,77 @@ pub struct RunArgs {
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub quiet: bool,
 
+    /// Record what happens in each stage; the trace goes to standard error unless --trace-output says where
+    #[arg(long, help_heading = "Tracing")]
+    pub trace: bool, //= F-CLI-016
+    /// Write the trace to this file
+    #[arg(long, value_name = "FILE", help_heading = "Tracing")]
+    pub trace_output: Option<PathBuf>, //= F-CLI-017
+    /// Values of tensors too
+    #[arg(long, help_heading = "Tracing")]
+    pub trace_verbose: bool, //= F-CLI-018
+    /// Only these stages: tokenize, embed, attention, ffn, lm_head, sample, decode
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = trace_step, help_heading = "Tracing")]
+    pub trace_steps: Option<Vec<TraceStep>>,
+    /// `json` has the fields of AWS Step Functions, `chrome` is for Perfetto
+    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = trace_format, help_heading = "Tracing")]
+    pub trace_format: TraceFormat,
+
     /// How tokens are chosen
     #[command(flatten)]
     pub sampling: sampling::SamplingArgs,
+}
+
+impl RunArgs {
+    /// The trace that was asked for: any of its flags asks for one.
+    pub fn trace(&self) -> Option<TraceConfig> {
+        let chrome = self.trace_format == TraceFormat::Chrome;
+        let asked =
+            self.trace || self.trace_verbose || chrome || self.trace_output.is_some() || self.trace_steps.is_some();
+        asked.then(|| TraceConfig {
+            enabled: true,
+            steps: self.trace_steps.clone(),
+            output: self.trace_output.clone(),
+            verbose: self.trace_verbose,
+        })
+    }
+}
+
+fn trace_step(name: &str) -> Result<TraceStep, String> {
+    TraceStep::named(name.trim()).ok_or_else(|| "no such stage".into())
+}
+
+fn trace_format(name: &str) -> Result<TraceFormat, String> {
+    match name {
+        "json" => Ok(TraceFormat::Json),
+        "chrome" => Ok(TraceFormat::Chrome),
+        _ => Err("json and chrome can be had".into()),
+    }
+}
+
+/// Flags of `apr replay`.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// A trace that `apr run --trace-output` wrote
+    pub trace: PathBuf,
+    /// Run it on this model instead of the one the trace names
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// Whether JSON was asked for, for errors that come before or instead of parsed flags.
+pub fn json_typed() -> bool {
+    std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json")
 }
 
 /// Environment and exit codes, from the tables that the engine acts on.
 fn after_help() -> String {
     let mut text = String::from("Environment:\n");
     for knob in engine::knobs::ALL {
-        text.push_str(&format!("  {:<10} {}\n", knob.name, knob.help));
+        text.push_str(&format!("  {:<15} {}\n", knob.name, knob.help));
     }
     text.push_str("\nExit codes:\n    0 success\n");
     for kind in engine::Kind::ALL {

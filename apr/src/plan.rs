@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use engine::{Error, InferenceConfig, Kind, Options, Result, limits};
+use engine::{Error, InferenceConfig, Kind, Options, Place, Result, limits};
 
 use crate::args::RunArgs;
 use crate::source;
@@ -19,10 +19,14 @@ pub struct RunPlan {
 
 /// Works it out.
 pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
+    if args.trace().is_some_and(|t| t.output.is_none()) && args.verbose {
+        return Err(Error::new(Kind::Usage, "--trace and --verbose would both write to standard error")
+            .hint("give the trace a file: --trace-output trace.json"));
+    }
     let model_path = source::resolve(&args.model)?;
     let prompt = match args.prompt.as_deref() {
-        Some("-") => read_prompt(args.raw)?,
-        Some(text) => text.to_string(),
+        Some(dash) if dash == "-" => read_prompt(args.raw)?,
+        Some(text) => utf8(text.as_encoded_bytes().to_vec())?,
         None if std::io::stdin().is_terminal() => {
             return Err(Error::new(Kind::Usage, "no prompt")
                 .hint("give one after the model, or pipe it in: echo 'What is 2+2?' | apr run MODEL"));
@@ -34,6 +38,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         max_tokens: args.max_tokens,
         verbose: args.verbose,
         gpu: args.gpu,
+        trace: args.trace(),
         ..InferenceConfig::new(model_path)
     };
     let options = Options {
@@ -44,6 +49,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         stops: args.stop.clone(),
         threads: args.threads,
         context: args.ctx_size,
+        trace_format: args.trace_format,
         cancel,
         ..Options::default()
     };
@@ -59,11 +65,19 @@ fn read_prompt(raw: bool) -> Result<String> {
         .take(limit)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::new(Kind::Unreadable, format!("cannot read the prompt from standard input: {e}")))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Error::new(Kind::Usage, format!("the prompt is not UTF-8: byte {}", e.utf8_error().valid_up_to()))
-    })?;
+    let text = utf8(bytes)?;
     Ok(match text.strip_suffix('\n').filter(|_| !raw) {
         Some(line) => line.strip_suffix('\r').unwrap_or(line).to_string(),
         None => text,
+    })
+}
+
+/// A prompt is text. What is not is refused with its place: replacing it would ask something else.
+//= F-JID-265
+fn utf8(prompt: Vec<u8>) -> Result<String> {
+    String::from_utf8(prompt).map_err(|e| {
+        Error::new(Kind::Usage, "the prompt is not valid UTF-8")
+            .at(Place::Byte(e.utf8_error().valid_up_to() as u64))
+            .hint("convert it first, for example with iconv")
     })
 }

@@ -10,11 +10,12 @@ pub fn resolve(model: &Path) -> Result<PathBuf> {
     if let Some(scheme) = model.to_str().and_then(|s| s.split_once("://")).map(|s| s.0) {
         return Err(Error::new(
             Kind::Unsupported,
-            format!("model addresses of the form {scheme}:// are not built yet"),
+            format!("model addresses of the form {} are not built yet", quoted(&format!("{scheme}://"))),
         )
         .hint("give the path of a file"));
     }
     //= F-CLI-003
+    //= F-JID-277
     if std::fs::symlink_metadata(model).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
         let error = Error::new(Kind::NotFound, format!("file not found: {}", quoted(&model.to_string_lossy())));
         return Err(match neighbour(model) {

@@ -8,17 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use compute::Backend;
+use compute::Interest;
 use compute::cpu::Cpu;
 use compute::cpu::isa::Isa;
 
 use crate::error::{Error, Kind, Place, Result};
+use crate::file;
 use crate::knobs;
 use crate::limits;
 use crate::sample::Sampling;
 use crate::sample::settings::Asked;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
-use crate::term::Terminal;
+use crate::term::{self, Terminal};
+use crate::text;
+use crate::trace::{self, Trace, Traced};
 
 /// Configuration for inference.
 #[derive(Clone, Debug)]
@@ -84,6 +87,16 @@ pub enum TraceStep {
     Sample,
     /// A token to text.
     Decode,
+}
+
+/// The form of a trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceFormat {
+    /// Events as AWS Step Functions has them.
+    #[default]
+    Json,
+    /// What Chromium's trace viewer and Perfetto open.
+    Chrome,
 }
 
 /// A recorded trace.
@@ -162,6 +175,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// Rows of the prompt that are run together.
     pub prefill_chunk: usize,
+    /// The form of a trace, if one is recorded.
+    pub trace_format: TraceFormat,
     /// Set to stop: the answer so far is returned.
     pub cancel: Arc<AtomicBool>,
 }
@@ -177,6 +192,7 @@ impl Default for Options {
             threads: None,
             context: None,
             prefill_chunk: PREFILL_CHUNK,
+            trace_format: TraceFormat::default(),
             cancel: Arc::default(),
         }
     }
@@ -195,6 +211,8 @@ pub struct Outcome {
     pub duration_ms: f64,
     /// Work done.
     pub counters: compute::backend::Counters,
+    /// If one was asked for.
+    pub trace: Option<TraceOutput>,
 }
 
 /// An observer that looks at nothing.
@@ -232,26 +250,56 @@ pub fn backend(threads: Option<usize>) -> Result<Cpu> {
 /// Loads a model and answers a prompt; what happens on the way is told to the observer.
 pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
     let start = Instant::now();
-    let mut loaded = load(config, options)?;
+    let Some(asked) = config.trace.as_ref().filter(|t| t.enabled) else {
+        let mut loaded = load(config, options, &Interest::Nothing)?;
+        let load_ms = start.elapsed().as_secs_f64() * 1e3;
+        observer.event(Event::Loaded(&loaded, load_ms))?;
+        let answer = answer(&mut loaded, config, options, observer)?;
+        return Ok(outcome(answer, &loaded, load_ms, start));
+    };
+    let sink = asked.output.as_deref().map(trace::Sink::open).transpose()?;
+    let mut trace = Trace::new(asked.steps.clone(), asked.verbose);
+    let mut loaded = load(config, options, &trace.interest())?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    let answer = answer(&mut loaded, config, options, observer)?;
-    Ok(Outcome {
+    observer.event(Event::Loaded(&loaded, load_ms))?;
+    trace.restart();
+    let answered = answer(&mut loaded, config, options, &mut Traced { trace: &mut trace, watcher: observer });
+    let json = match options.trace_format {
+        TraceFormat::Chrome => trace::chrome(&trace),
+        TraceFormat::Json => {
+            let stopped_us = trace.elapsed_us();
+            let sha256 = file::sha256(&config.model_path)?;
+            let ended = answered.as_ref();
+            let run = trace::Run { config, options, loaded: &loaded, sha256: &sha256, load_ms, stopped_us, ended };
+            trace::document(&trace, &run)
+        }
+    };
+    let output = TraceOutput { json };
+    // A run that failed is traced too: that is when one wants to see it.
+    match sink {
+        Some(sink) => sink.write(&output.json)?,
+        None => observer.event(Event::Trace(&output.json))?,
+    }
+    Ok(Outcome { trace: Some(output), ..outcome(answered?, &loaded, load_ms, start) })
+}
+
+fn outcome(answer: Answer, loaded: &Loaded, load_ms: f64, start: Instant) -> Outcome {
+    Outcome {
         answer,
         backend: loaded.backend(),
         load_ms,
         duration_ms: start.elapsed().as_secs_f64() * 1e3,
         counters: loaded.counters(),
-    })
+        trace: None,
+    }
 }
 
-fn load(config: &InferenceConfig, options: &Options) -> Result<Loaded> {
+fn load(config: &InferenceConfig, options: &Options, interest: &Interest) -> Result<Loaded> {
     if config.gpu {
         return Err(no_gpu());
     }
-    if config.trace.as_ref().is_some_and(|t| t.enabled) {
-        return Err(Error::new(Kind::Unsupported, "tracing is not built yet").at(Place::Flag("--trace".into())));
-    }
-    Loaded::open(&config.model_path, &backend(options.threads)? as &dyn Backend, options.context)
+    let backend = backend(options.threads)?;
+    Loaded::open_rewritten(&config.model_path, &backend, options.context, interest, |_| {})
 }
 
 fn no_gpu() -> Error {
@@ -266,12 +314,20 @@ fn answer(
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Answer> {
-    let Some(text) = &config.prompt else {
+    let Some(words) = &config.prompt else {
         return Err(Error::new(Kind::Usage, "no prompt").hint("give one as the second argument, or pipe it in"));
     };
     let sampling = sampling(loaded, config, options, observer)?;
-    let prompt = Prompt { text, system: options.system.as_deref(), raw: options.raw };
+    let prompt = Prompt { text: words, system: options.system.as_deref(), raw: options.raw };
+    if !options.raw && matches!(loaded.template, Ok(None)) {
+        let warning = "the file has no chat template and its vocabulary is of none that is known; the prompt is completed as it is";
+        observer.event(Event::Warning(warning))?;
+    }
     let ids = loaded.encode_prompt(&prompt)?;
+    if let Some(hint) = text::rare::hint(&loaded.tokenizer, words) {
+        observer.event(Event::Warning(&hint))?;
+    }
+    observer.event(Event::Tokenized { text: words, ids: &ids })?;
     let generation = Generation {
         max_tokens: config.max_tokens,
         sampling,
@@ -317,27 +373,15 @@ pub async fn run_inference(config: InferenceConfig) -> Result<InferenceResult> {
         tokens_generated: o.answer.tokens.len(),
         duration_ms: o.duration_ms,
         tokens_per_second: o.answer.tokens_per_second(),
-        trace: None,
+        trace: o.trace,
     })
 }
 
 /// [`run_inference`] with options, on a terminal that the caller has set up.
 pub fn run_on_terminal(config: &InferenceConfig, options: &Options, mut terminal: Terminal) -> Result<Outcome> {
-    let start = Instant::now();
-    terminal.loading(&config.model_path);
-    let result = load(config, options).and_then(|mut loaded| {
-        let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        terminal.loaded(&loaded, load_ms);
-        let answer = answer(&mut loaded, config, options, &mut terminal)?;
-        Ok(Outcome {
-            answer,
-            backend: loaded.backend(),
-            load_ms,
-            duration_ms: start.elapsed().as_secs_f64() * 1e3,
-            counters: loaded.counters(),
-        })
-    });
-    terminal.quieten();
+    terminal.loading(&config.model_path, options);
+    let result = run(config, options, &mut terminal);
+    term::clear();
     let outcome = result?;
     terminal.done(&outcome)?;
     Ok(outcome)

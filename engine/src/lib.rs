@@ -31,6 +31,7 @@ pub mod sample;
 pub mod session;
 pub mod term;
 pub mod text;
+pub mod trace;
 
 pub use api::{
     ChatConfig, CheckResult, InferenceConfig, InferenceResult, Options, Outcome, ServeConfig, Silent, TraceConfig,

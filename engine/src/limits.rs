@@ -28,6 +28,8 @@ pub const VOCAB_MAX: usize = 1 << 21;
 pub const MERGES_MAX: usize = 1 << 22;
 /// Bytes of one vocabulary entry.
 pub const TOKEN_BYTES_MAX: usize = 1 << 16;
+/// Bytes of a token of a SentencePiece vocabulary. Merging looks at that many in each step; real ones stay under 100.
+pub const PIECE_BYTES_MAX: usize = 1 << 10;
 /// Bytes of one word of a text, as a tokenizer cuts it. A longer one is cut again: merging takes fifty times its size.
 pub const WORD_BYTES_MAX: usize = 1 << 16;
 /// Bytes of a control or user-defined token: these are looked for at every position of a text.
@@ -60,3 +62,15 @@ pub const STOPS_MAX: usize = 64;
 pub const STOP_BYTES_MAX: usize = 4096;
 /// Worker threads of a backend.
 pub const THREADS_MAX: usize = 1 << 10;
+/// Characters of a name from outside that a message shows.
+pub const QUOTED_CHARS_MAX: usize = 80;
+/// Characters of a message.
+pub const MESSAGE_CHARS_MAX: usize = 1000;
+/// Values of a tensor that a trace shows.
+pub const TRACE_VALUES: usize = 16;
+/// Token ids in a row that a trace shows.
+pub const TRACE_IDS: usize = 1 << 10;
+/// Most likely tokens that a trace shows of logits.
+pub const TRACE_TOP: usize = 5;
+/// Bytes of a trace that is read again.
+pub const TRACE_BYTES_MAX: u64 = 1 << 30;

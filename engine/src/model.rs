@@ -2,10 +2,11 @@
 //!
 //! Knows metadata keys and tensor names through [`crate::arch`]; knows no container's bytes and computes nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use compute::WeightRef;
 use compute::program::RopeTable;
+use compute::{Bytes, WeightRef};
 
 use crate::arch::{self, Arch, Presence};
 use crate::error::{Error, Kind, Place, Result, quoted};
@@ -29,6 +30,8 @@ pub struct Model {
     pub file_bytes: u64,
     /// What the file says about itself.
     pub metadata: Metadata,
+    /// Some bytes of each file that has tensors.
+    files: Vec<Bytes>,
 }
 
 /// Hyper-parameters, all range-checked.
@@ -119,7 +122,25 @@ impl Model {
             tensor_count: file.tensors.len(),
             file_bytes: file.file_bytes,
             metadata: file.metadata,
+            files: file
+                .tensors
+                .into_values()
+                .map(|t| (t.bytes.owner_id(), t.bytes))
+                .collect::<BTreeMap<_, _>>()
+                .into_values()
+                .collect(),
         })
+    }
+
+    /// Refuses to go on with a file that was written to since it was opened: its weights are no longer those that were
+    /// checked. Between this look and the reading of a weight a file can still become shorter; then the system ends
+    /// the process with SIGBUS.
+    pub fn unchanged(&self) -> Result<()> {
+        if self.files.iter().all(Bytes::is_unchanged) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Unreadable, "the model file was changed while it was in use")
+            .hint("do not write to a model file in place; put a new one under its name"))
     }
 
     /// Number formats of the matrices, with counts, commonest first: `Q4_K x 36, Q6_K x 6`.
@@ -157,6 +178,7 @@ fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
         Some(n) => in_range(n, limits::HEADS_MAX, &kv_key)?,
     };
     //= F-GGUF-055
+    //= F-JID-263
     if !heads.is_multiple_of(kv_heads) {
         return Err(Error::malformed(format!("{heads} attention heads cannot share {kv_heads} K/V heads"))
             .at(Place::Key(kv_key)));
@@ -179,17 +201,18 @@ fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
     }
     let eps_key = key("attention.layer_norm_rms_epsilon");
     let norm_eps = meta.float(&eps_key)?.ok_or_else(|| missing(&eps_key))?;
-    if !(0.0..=0.1).contains(&norm_eps) {
-        return Err(Error::malformed(format!("epsilon {norm_eps} is outside 0..0.1")).at(Place::Key(eps_key)));
+    // Without one, a row of zeros has no norm. The computation is in f32, where a tiny number is 0.
+    if !(norm_eps as f32 > 0.0 && norm_eps <= 0.1) {
+        return Err(
+            Error::malformed(format!("epsilon {norm_eps} is not above 0 and at most 0.1")).at(Place::Key(eps_key))
+        );
     }
-    let vocab = file
-        .tensors
-        .get(arch.names.token_embedding)
-        .ok_or_else(|| no_tensor(arch.names.token_embedding))?
-        .shape
-        .first()
-        .copied()
-        .unwrap_or(0);
+    let name = arch.names.token_embedding;
+    let table = &file.tensors.get(name).ok_or_else(|| no_tensor(name))?.shape;
+    let vocab = table.first().copied().unwrap_or(0);
+    // First of all shapes: what follows from a wrong width is harder to understand.
+    let width = Extent { size: hidden, says: Says::Key("embedding_length") };
+    check_shape(arch, head_dim, name, &[Extent { size: vocab, says: Says::Vocabulary }, width], table)?;
     let scaled = rope::from_metadata(arch, meta, file.tensors.get(arch.names.rope_freqs), head_dim, context)?;
     Ok(Hyper {
         layers,
@@ -208,10 +231,12 @@ fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
 }
 
 fn in_range(n: u64, max: usize, key: &str) -> Result<usize> {
-    if n == 0 || n > max as u64 {
-        return Err(Error::malformed(format!("{n} is outside 1..={max}")).at(Place::Key(key.into())));
-    }
-    Ok(n as usize)
+    let kind = match n {
+        0 => Kind::Malformed,
+        n if n > max as u64 => Kind::TooLarge,
+        n => return Ok(n as usize),
+    };
+    Err(Error::new(kind, format!("{n} is outside 1..={max}")).at(Place::Key(key.into())))
 }
 
 fn no_tensor(name: &str) -> Error {
@@ -225,65 +250,131 @@ struct Table<'a> {
     hyper: &'a Hyper,
 }
 
+/// An extent that a tensor must have, and where it comes from.
+#[derive(Clone, Copy)]
+struct Extent {
+    size: usize,
+    says: Says,
+}
+
+/// What says how long an extent is.
+#[derive(Clone, Copy)]
+enum Says {
+    /// A key after the name of the architecture.
+    Key(&'static str),
+    /// A key that counts heads.
+    Heads(&'static str),
+    /// The rows of the embedding table.
+    Vocabulary,
+}
+
 impl Table<'_> {
     fn weights(&self) -> Result<Weights> {
-        let (n, h) = (self.arch.names, self.hyper);
-        let token_embedding = self.take(n.token_embedding, &[h.vocab, h.hidden])?;
-        let untied = self.optional(n.output, &[h.vocab, h.hidden])?;
+        let n = self.arch.names;
+        let vocab = Extent { size: self.hyper.vocab, says: Says::Vocabulary };
+        let token_embedding = self.take(n.token_embedding, &[vocab, self.hidden()])?;
+        let untied = self.optional(n.output, &[vocab, self.hidden()])?;
         Ok(Weights {
-            output_norm: self.take(n.output_norm, &[h.hidden])?,
+            output_norm: self.take(n.output_norm, &[self.hidden()])?,
             tied: untied.is_none(),
             output: untied.unwrap_or_else(|| token_embedding.clone()),
             token_embedding,
-            blocks: (0..h.layers).map(|l| self.block(l)).collect::<Result<_>>()?,
+            blocks: (0..self.hyper.layers).map(|l| self.block(l)).collect::<Result<_>>()?,
         })
+    }
+
+    fn hidden(&self) -> Extent {
+        Extent { size: self.hyper.hidden, says: Says::Key("embedding_length") }
     }
 
     fn block(&self, layer: usize) -> Result<Block> {
         let (n, h) = (self.arch.names, self.hyper);
         let name = |pattern: &str| pattern.replace("{}", &layer.to_string());
-        let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
-        let plain = |pattern: &str, rows: usize, cols: usize| -> Result<Linear> {
+        let q = Extent { size: h.heads * h.head_dim, says: Says::Heads("attention.head_count") };
+        let kv = Extent { size: h.kv_heads * h.head_dim, says: Says::Heads("attention.head_count_kv") };
+        let ffn = Extent { size: h.ffn, says: Says::Key("feed_forward_length") };
+        let hidden = self.hidden();
+        let plain = |pattern: &str, rows: Extent, cols: Extent| -> Result<Linear> {
             Ok(Linear { weight: self.take(&name(pattern), &[rows, cols])?, bias: None })
         };
-        let biased = |pattern: &str, bias: &str, rows: usize| -> Result<Linear> {
+        let biased = |pattern: &str, bias: &str, rows: Extent| -> Result<Linear> {
             let bias = match self.arch.qkv_bias {
                 Presence::Required => Some(self.take(&name(bias), &[rows])?),
                 Presence::Optional => self.optional(&name(bias), &[rows])?,
             };
-            Ok(Linear { bias, ..plain(pattern, rows, h.hidden)? })
+            Ok(Linear { bias, ..plain(pattern, rows, hidden)? })
         };
         Ok(Block {
-            attention_norm: self.take(&name(n.attention_norm), &[h.hidden])?,
+            attention_norm: self.take(&name(n.attention_norm), &[hidden])?,
             q: biased(n.q, n.q_bias, q)?,
             k: biased(n.k, n.k_bias, kv)?,
             v: biased(n.v, n.v_bias, kv)?,
-            attention_output: plain(n.attention_output, h.hidden, q)?,
-            ffn_norm: self.take(&name(n.ffn_norm), &[h.hidden])?,
-            gate: plain(n.gate, h.ffn, h.hidden)?,
-            up: plain(n.up, h.ffn, h.hidden)?,
-            down: plain(n.down, h.hidden, h.ffn)?,
+            attention_output: plain(n.attention_output, hidden, q)?,
+            ffn_norm: self.take(&name(n.ffn_norm), &[hidden])?,
+            gate: plain(n.gate, ffn, hidden)?,
+            up: plain(n.up, ffn, hidden)?,
+            down: plain(n.down, hidden, ffn)?,
         })
     }
 
-    fn take(&self, name: &str, shape: &[usize]) -> Result<WeightRef> {
+    fn take(&self, name: &str, shape: &[Extent]) -> Result<WeightRef> {
         self.optional(name, shape)?.ok_or_else(|| no_tensor(name))
     }
 
-    fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<WeightRef>> {
+    fn optional(&self, name: &str, shape: &[Extent]) -> Result<Option<WeightRef>> {
         let Some(tensor) = self.file.tensors.get(name) else { return Ok(None) };
-        //= F-GGUF-057
-        if tensor.shape != shape {
-            return Err(Error::malformed(format!("expected shape {shape:?}, found {:?}", tensor.shape))
-                .at(Place::Tensor(name.into()))
-                .hint("the metadata and the tensors are of different models"));
-        }
+        check_shape(self.arch, self.hyper.head_dim, name, shape, &tensor.shape)?;
         Ok(Some(tensor.as_weight(name)))
+    }
+}
+
+/// Holds a tensor to the shape that it must have.
+//= F-GGUF-057
+//= F-JID-262
+fn check_shape(arch: &Arch, head_dim: usize, name: &str, wanted: &[Extent], found: &[usize]) -> Result<()> {
+    let sizes: Vec<usize> = wanted.iter().map(|e| e.size).collect();
+    if found == sizes {
+        return Ok(());
+    }
+    Err(Error::malformed(format!("expected shape {sizes:?}, found {found:?}"))
+        .at(Place::Tensor(name.into()))
+        .hint(cause(arch, head_dim, wanted, found)))
+}
+
+/// The likely reason why a tensor has another shape.
+//= F-JID-273
+fn cause(arch: &Arch, head_dim: usize, wanted: &[Extent], found: &[usize]) -> String {
+    const OTHER: &str = "metadata and weights are of different models, or of different sizes of one";
+    if wanted.len() != found.len() {
+        return format!(
+            "it has {} dimensions instead of {}: another tensor under this name",
+            found.len(),
+            wanted.len()
+        );
+    }
+    // The rows of the embedding are taken from the tensor: of its two extents, the width is the one that is known.
+    let table = matches!(wanted, [Extent { says: Says::Vocabulary, .. }, width] if width.size == found[0]);
+    if table || wanted.iter().rev().map(|e| &e.size).eq(found) {
+        return "rows and columns are swapped: the converter has transposed it".into();
+    }
+    let differs = wanted.iter().zip(found).find(|(e, found)| e.size != **found);
+    let Some((wanted, found)) = differs else { return OTHER.into() };
+    match wanted.says {
+        Says::Vocabulary => format!("the embedding table has {} rows: {OTHER}", wanted.size),
+        Says::Heads(key) => {
+            let (heads, room) = (wanted.size / head_dim, *found as f64 / head_dim as f64);
+            format!(
+                "{}.{key} is {heads}, but it has room for {room} heads of {head_dim}: a wrong count of heads, or {OTHER}",
+                arch.name
+            )
+        }
+        Says::Key(key) => format!("{}.{key} is {}: {OTHER}", arch.name, wanted.size),
     }
 }
 
 /// Refuses a vocabulary that the embedding table cannot hold; a table that is longer (padding) is usual.
 pub fn check_vocabulary(tokens: usize, model: &Model) -> Result<()> {
+    //= F-JID-261
     if tokens > model.hyper.vocab {
         return Err(Error::malformed(format!(
             "the tokenizer has {tokens} tokens and the embedding table {} rows",

@@ -30,11 +30,12 @@ pub fn from_metadata(
     let keys = Keys { meta, prefix: arch.name };
     let theta = keys.positive("rope.freq_base")?.unwrap_or(arch.rope_theta);
     let dims_key = keys.name("rope.dimension_count");
-    let dims = meta.unsigned(&dims_key)?.unwrap_or(head_dim as u64) as usize;
+    let said = meta.unsigned(&dims_key)?;
+    let dims = said.unwrap_or(head_dim as u64) as usize;
     if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
-        return Err(
-            Error::malformed(format!("{dims} rotated elements in a head of {head_dim}")).at(Place::Key(dims_key))
-        );
+        // A file that does not say it has heads that cannot be rotated in pairs.
+        let key = if said.is_some() { dims_key } else { keys.name("attention.head_count") };
+        return Err(Error::malformed(format!("{dims} rotated elements in a head of {head_dim}")).at(Place::Key(key)));
     }
     //= F-MATH-165
     let base: Vec<f64> = (0..dims / 2).map(|i| theta.powf(-2.0 * i as f64 / dims as f64)).collect();
@@ -59,7 +60,13 @@ pub fn from_metadata(
         divide(&mut inv_freq, tensor, arch)?;
         description = if description == "none" { "llama3".into() } else { format!("{description}, llama3") };
     }
-    let inv_freq = crate::model::shared(inv_freq.into_iter().map(|f| f as f32).collect());
+    let inv_freq: Vec<f32> = inv_freq.into_iter().map(|f| f as f32).collect();
+    // Numbers that are each in order can divide to an infinity.
+    if let Some(f) = inv_freq.iter().chain([&(mscale as f32)]).find(|f| !f.is_finite()) {
+        return Err(Error::malformed(format!("base {theta} and scaling {description} give an angle of {f}"))
+            .at(Place::Key(keys.name("rope.freq_base"))));
+    }
+    let inv_freq = crate::model::shared(inv_freq);
     Ok(Scaled { table: RopeTable { inv_freq, mscale: mscale as f32 }, theta, description })
 }
 
@@ -125,7 +132,8 @@ fn divide(inv_freq: &mut [f64], tensor: &Tensor, arch: &Arch) -> Result<()> {
     let name = arch.names.rope_freqs;
     if tensor.shape != [inv_freq.len()] {
         return Err(Error::malformed(format!("expected shape [{}], found {:?}", inv_freq.len(), tensor.shape))
-            .at(Place::Tensor(name.into())));
+            .at(Place::Tensor(name.into()))
+            .hint("there is one factor for each pair of rotated elements: it belongs to another size of head"));
     }
     for (f, by) in inv_freq.iter_mut().zip(tensor.as_weight(name).to_f32()) {
         if !(by.is_finite() && by > 0.0) {

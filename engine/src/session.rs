@@ -11,7 +11,7 @@ use compute::program::KV_BLOCK;
 use compute::{Backend, Batch, Interest, Output, Program, Row, Runner, Want};
 
 use crate::error::{Error, Kind, Place, Result};
-use crate::file;
+use crate::file::{self, Checked};
 use crate::guard;
 use crate::model::{self, Model};
 use crate::program;
@@ -27,13 +27,23 @@ pub struct Loaded {
     pub model: Model,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// Its chat template, if it has one.
-    pub template: Option<ChatTemplate>,
+    /// Its chat template, or a built-in one, if it is known to hold conversations. One that cannot be used is an error
+    /// of whoever wants a conversation, not of the file: text can be completed without.
+    pub template: Result<Option<ChatTemplate>>,
     /// Positions a sequence may have.
     pub context: usize,
     /// Rows of the LM head that stand for no token, ascending: never chosen, whatever their logits.
     filler: Vec<u32>,
     runner: Box<dyn Runner>,
+}
+
+/// What a file means: everything about it that can be checked before numbers are computed.
+pub fn understand(file: Checked) -> Result<(Model, Tokenizer, Result<Option<ChatTemplate>>)> {
+    let model = Model::new(file)?;
+    let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
+    model::check_vocabulary(tokenizer.vocab_size(), &model)?;
+    let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer);
+    Ok((model, tokenizer, template))
 }
 
 impl Loaded {
@@ -51,10 +61,7 @@ impl Loaded {
         interest: &Interest,
         rewrite: impl FnOnce(&mut Program),
     ) -> Result<Loaded> {
-        let model = Model::new(file::open(path)?)?;
-        let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
-        model::check_vocabulary(tokenizer.vocab_size(), &model)?;
-        let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer)?;
+        let (model, tokenizer, template) = understand(file::open(path)?)?;
         let context = match context {
             None => model.hyper.context,
             Some(n) if n == 0 || n > model.hyper.context => {
@@ -68,12 +75,25 @@ impl Loaded {
         let mut program = program::build(&model);
         rewrite(&mut program);
         let runner = backend.prepare(&program, interest)?;
+        model.unchanged()?;
         Ok(Loaded { model, tokenizer, template, context, filler, runner })
     }
 
     /// What runs: backend, instruction set, threads.
     pub fn backend(&self) -> String {
         self.runner.describe()
+    }
+
+    /// How a conversation is laid out, for people.
+    pub fn layout(&self) -> String {
+        match &self.template {
+            Ok(Some(template)) => match template.builtin() {
+                Some(name) => format!("the built-in template {name}"),
+                None => "the file's own template".into(),
+            },
+            Ok(None) => "no template, prompts go in as they are".into(),
+            Err(e) => format!("a template that cannot be used: {e}"),
+        }
     }
 
     /// Work done so far.
@@ -83,8 +103,13 @@ impl Loaded {
 
     /// Token ids of a prompt: through the chat template, or raw.
     pub fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<Vec<u32>> {
-        let mut ids = match &self.template {
-            Some(template) if !prompt.raw => {
+        let raw_works =
+            |e: Error| if e.hint.is_some() { e } else { e.hint("--raw completes a text without the template") };
+        //= F-GGUF-051
+        let template =
+            if prompt.raw { None } else { self.template.as_ref().map_err(|e| raw_works(e.clone()))?.as_ref() };
+        let mut ids = match template {
+            Some(template) => {
                 //= F-PIPE-169
                 let mut messages = Vec::new();
                 //= F-PIPE-170
@@ -93,14 +118,14 @@ impl Loaded {
                 }
                 //= F-MATH-156
                 messages.push(Message::new("user", prompt.text));
-                self.tokenizer.encode(&template.render(&messages, None, true)?)?
+                self.tokenizer.encode(&template.render(&messages, None, true).map_err(raw_works)?)?
             }
-            _ if prompt.system.is_some() => {
+            None if prompt.system.is_some() => {
                 return Err(Error::new(Kind::Usage, "a system prompt needs a chat template")
                     .at(Place::Flag("--system".into()))
                     .hint("the model has none, or --raw turned it off"));
             }
-            _ => self.tokenizer.encode_raw(prompt.text)?,
+            None => self.tokenizer.encode_raw(prompt.text)?,
         };
         if ids.is_empty() {
             //= F-MATH-155
@@ -160,7 +185,6 @@ impl Finish {
 }
 
 /// What happens, in order.
-#[derive(Debug)]
 pub enum Event<'a> {
     /// A piece of the answer: whole characters, never part of a stop sequence.
     Text(&'a str),
@@ -168,6 +192,30 @@ pub enum Event<'a> {
     Warning(&'a str),
     /// How tokens will be chosen: everything that was asked for and recommended, put together.
     Sampling(&'a Sampling),
+    /// The model is ready; the number is how long that took, in milliseconds.
+    Loaded(&'a Loaded, f64),
+    /// A recorded trace that is to be written nowhere else.
+    Trace(&'a serde_json::Value),
+    /// The prompt as token ids, template and all.
+    Tokenized {
+        /// What was encoded.
+        text: &'a str,
+        /// What it became.
+        ids: &'a [u32],
+    },
+    /// Rows are about to run.
+    Step {
+        /// Of the first row.
+        position: usize,
+        /// One per row.
+        ids: &'a [u32],
+    },
+    /// They ran.
+    Stepped(&'a Output),
+    /// The next token.
+    Chosen(u32),
+    /// The text that the token chosen last made certain, which may be none; after the last token, what was held back.
+    Decoded(&'a str),
     /// The prompt is in the cache.
     Prefilled {
         /// Its tokens.
@@ -179,6 +227,12 @@ pub enum Event<'a> {
 pub trait Observer {
     /// One event.
     fn event(&mut self, event: Event<'_>) -> Result<()>;
+
+    /// Who looks into the steps, if somebody does: all logits of the last row are computed then. What may be seen was
+    /// declared when the model was prepared.
+    fn tap(&mut self) -> Option<&mut dyn Tap> {
+        None
+    }
 }
 
 /// An answer.
@@ -199,10 +253,17 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Tokens per second of decoding (the first token belongs to the prompt's time).
+    /// Decoding steps: the first token belongs to the prompt, and an end token takes a step too.
+    pub fn steps(&self) -> usize {
+        match self.finish {
+            Finish::Eos | Finish::Cancelled => self.tokens.len(),
+            Finish::Stop | Finish::Length => self.tokens.len().saturating_sub(1),
+        }
+    }
+
+    /// Decoding steps per second.
     pub fn tokens_per_second(&self) -> f64 {
-        let steps = self.tokens.len().saturating_sub(1) as f64;
-        if self.decode_ms > 0.0 { steps / self.decode_ms * 1e3 } else { 0.0 }
+        if self.decode_ms > 0.0 { self.steps() as f64 / self.decode_ms * 1e3 } else { 0.0 }
     }
 }
 
@@ -243,6 +304,7 @@ impl<'m> Session<'m> {
         if end > self.loaded.context {
             return Err(Error::new(Kind::Usage, format!("{end} positions in a context of {}", self.loaded.context)));
         }
+        self.loaded.model.unchanged()?;
         let blocks = end.div_ceil(KV_BLOCK);
         self.loaded.runner.reserve_blocks(blocks)?;
         self.table.extend(self.table.len() as u32..blocks as u32);
@@ -265,7 +327,14 @@ impl<'m> Session<'m> {
     }
 
     /// Puts a prompt into the cache in chunks; the last row's output is what the first token is chosen from.
-    pub fn prefill(&mut self, ids: &[u32], chunk: usize, want: Want, cancel: &AtomicBool) -> Result<()> {
+    pub fn prefill(
+        &mut self,
+        ids: &[u32],
+        chunk: usize,
+        want: Want,
+        observer: &mut dyn Observer,
+        cancel: &AtomicBool,
+    ) -> Result<()> {
         //= F-CPU-103
         //= F-PIPE-172
         let chunks: Vec<&[u32]> = ids.chunks(chunk.max(1)).collect();
@@ -274,9 +343,20 @@ impl<'m> Session<'m> {
                 return Err(Error::new(Kind::Interrupted, "interrupted"));
             }
             let last = if i + 1 == chunks.len() { want } else { Want::Nothing };
-            self.feed(part, Want::Nothing, last, &mut NoTap)?;
+            self.step(part, last, observer)?;
         }
         Ok(())
+    }
+
+    /// [`Session::feed`] under the eyes of an observer.
+    fn step(&mut self, ids: &[u32], want: Want, observer: &mut dyn Observer) -> Result<()> {
+        observer.event(Event::Step { position: self.tokens.len(), ids })?;
+        match observer.tap() {
+            Some(tap) if want == Want::Argmax => self.feed(ids, Want::Nothing, Want::Logits, tap),
+            Some(tap) => self.feed(ids, Want::Nothing, want, tap),
+            None => self.feed(ids, Want::Nothing, want, &mut NoTap),
+        }?;
+        observer.event(Event::Stepped(&self.output))
     }
 
     /// Answers a prompt that is already token ids.
@@ -311,7 +391,7 @@ impl<'m> Session<'m> {
             return Ok(answer);
         }
         let start = Instant::now();
-        self.prefill(&prompt, generation.prefill_chunk, sampler.want(), cancel)?;
+        self.prefill(&prompt, generation.prefill_chunk, sampler.want(), observer, cancel)?;
         observer.event(Event::Prefilled { tokens: prompt.len() })?;
         answer.prefill_ms = start.elapsed().as_secs_f64() * 1e3;
         let decode = Instant::now();
@@ -320,6 +400,7 @@ impl<'m> Session<'m> {
                 break Finish::Cancelled;
             }
             let id = self.choose(&mut sampler)?;
+            observer.event(Event::Chosen(id))?;
             //= F-PIPE-168
             //= F-PIPE-189
             //= F-MATH-153
@@ -328,7 +409,10 @@ impl<'m> Session<'m> {
             }
             answer.tokens.push(id);
             let bytes = self.loaded.tokenizer.token_bytes(id).unwrap_or_default();
-            if text.push(bytes, &mut answer.text, observer)? {
+            let before = answer.text.len();
+            let stopped = text.push(bytes, &mut answer.text, observer)?;
+            observer.event(Event::Decoded(&answer.text[before..]))?;
+            if stopped {
                 break Finish::Stop;
             }
             //= F-PIPE-188
@@ -344,11 +428,15 @@ impl<'m> Session<'m> {
             }
             //= F-CPU-104
             //= F-PIPE-173
-            self.feed(&[id], Want::Nothing, sampler.want(), &mut NoTap)?;
+            self.step(&[id], sampler.want(), observer)?;
         };
         answer.decode_ms = decode.elapsed().as_secs_f64() * 1e3;
         if answer.finish != Finish::Stop {
+            let before = answer.text.len();
             text.finish(&mut answer.text, observer)?;
+            if answer.text.len() > before {
+                observer.event(Event::Decoded(&answer.text[before..]))?;
+            }
         }
         Ok(answer)
     }

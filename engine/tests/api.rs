@@ -49,7 +49,6 @@ fn what_cannot_be_honoured_is_refused() {
         run(&config, &Options::default(), &mut Silent).map(|o| o.answer.text).unwrap_err().kind
     };
     assert_eq!(ask(&|c| c.gpu = true), Kind::Unsupported);
-    assert_eq!(ask(&|c| c.trace = Some(TraceConfig { enabled: true, ..TraceConfig::default() })), Kind::Unsupported);
     assert_eq!(ask(&|c| c.prompt = None), Kind::Usage);
     assert_eq!(ask(&|c| c.model_path = "nowhere.gguf".into()), Kind::NotFound);
 }
@@ -69,4 +68,46 @@ fn chunks_and_threads_change_no_token() {
     for (threads, chunk) in [(1, 1), (2, 7), (3, 16), (4, 512)] {
         assert_eq!(tokens(threads, chunk), reference, "{threads} threads, chunks of {chunk}");
     }
+}
+
+#[test]
+fn a_trace_changes_nothing_and_can_be_replayed() {
+    let ask = |trace, sampling: f32| {
+        let config = InferenceConfig {
+            prompt: Some("Write a Python function that adds two numbers.".into()),
+            max_tokens: 24,
+            temperature: sampling,
+            trace,
+            ..InferenceConfig::new(model())
+        };
+        run(&config, &Options::default(), &mut Silent).unwrap()
+    };
+    let wanted = TraceConfig { enabled: true, verbose: true, ..TraceConfig::default() };
+    for temperature in [0.0, 1.0] {
+        let traced = ask(Some(wanted.clone()), temperature);
+        assert_eq!(traced.answer.tokens, ask(None, temperature).answer.tokens);
+        let mut trace = traced.trace.unwrap().json;
+        let again = |trace: &serde_json::Value| engine::trace::replay(trace, None, Options::default(), &mut Silent);
+        let events = trace["events"].as_array().unwrap().len();
+        let same = engine::trace::Replay { same: events, difference: None };
+        assert_eq!(again(&trace).unwrap(), same);
+        // Through text and back.
+        assert_eq!(again(&serde_json::from_str(&engine::trace::text(&trace)).unwrap()).unwrap(), same);
+        let list = trace["events"].as_array_mut().unwrap();
+        let at = list.iter().position(|e| e["output"].get("statistics").is_some()).unwrap();
+        list[at]["output"]["statistics"]["mean"] = serde_json::json!(1e9);
+        let found = again(&trace).unwrap();
+        assert_eq!(found.same, at);
+        assert!(found.difference.unwrap().contains("output.statistics.mean was 1000000000"));
+    }
+}
+
+#[test]
+fn a_trace_has_no_gap() {
+    let trace = Some(TraceConfig { enabled: true, ..TraceConfig::default() });
+    let config = InferenceConfig { prompt: Some("What is 2+2?".into()), trace, ..InferenceConfig::new(model()) };
+    let json = run(&config, &Options::default(), &mut Silent).unwrap().trace.unwrap().json;
+    let summary = |name: &str| json["summary"][name].as_f64().unwrap();
+    let told = summary("stages_ms") + summary("tracing_ms");
+    assert!((told / summary("duration_ms") - 1.0).abs() < 0.05, "{}", json["summary"]);
 }

@@ -233,11 +233,9 @@ pub fn in_pieces(model: &mut Loaded, ids: &[u32], max_tokens: usize) -> Result<(
 
 /// A conversation as JSON, through the model's template.
 pub fn rendered(model: &Loaded, messages: &Value, tools: &Value, ask: bool) -> Result<Vec<Segment>, Halt> {
-    let template =
-        model.template.as_ref().ok_or_else(|| Refutation::new("the file's template is used", "none", "one"))?;
-    let word = |m: &Value, key: &str| m[key].as_str().unwrap_or_default().to_string();
-    let messages: Vec<Message> =
-        messages.as_array().into_iter().flatten().map(|m| Message::new(word(m, "role"), word(m, "content"))).collect();
+    let template = running("the file's template is read", model.template.as_ref().map_err(Clone::clone))?;
+    let template = template.as_ref().ok_or_else(|| Refutation::new("the file's template is used", "none", "one"))?;
+    let messages: Vec<Message> = serde_json::from_value(messages.clone()).map_err(instrument)?;
     let tools = Some(tools).filter(|t| !t.is_null());
     running("a conversation renders", template.render(&messages, tools, ask))
 }

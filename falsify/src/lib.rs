@@ -11,7 +11,8 @@
 //! cargo run -p falsify -- run F-CLI-011            one row, with its numbers
 //! cargo run -p falsify -- sabotage F-CLI           rows and saboteurs, the matrix
 //! cargo run -p falsify -- where F-CLI-011          the check, and the product's lines
-//! cargo run -p falsify -- report                   reports/latest.json, latest.md, a line of history.jsonl
+//! cargo run -p falsify -- report --open            every row again, then all of reports/, and the page in a browser
+//! cargo run -p falsify -- merge A.json B.json      verdicts of several machines as one report
 //! cargo run -p falsify -- tidy                     the rules of the house
 //! cargo run -p falsify -- forge --list             model files that can be made
 //! ```
@@ -67,6 +68,7 @@ pub mod ask;
 pub mod bad;
 pub mod capability;
 pub mod chance;
+pub mod chat;
 pub mod checks;
 pub mod child;
 pub mod forge;
@@ -74,12 +76,14 @@ pub mod formula;
 pub mod knobs;
 pub mod lab;
 pub mod launch;
-pub mod markdown;
+pub mod message;
 pub mod oracle;
 pub mod python;
+pub mod refusal;
 pub mod registry;
 pub mod report;
 pub mod sabotage;
+pub mod screen;
 pub mod skills;
 pub mod snippet;
 pub mod stamp;
@@ -88,6 +92,7 @@ pub mod suite;
 pub mod texts;
 pub mod threads;
 pub mod tidy;
+pub mod traced;
 pub mod verdict;
 pub mod whereabouts;
 pub mod written;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use falsify::registry::{self, Row, Status, Tier};
-use falsify::report::{Report, breaks_the_build, letter};
+use falsify::report::{Report, breaks_the_build, letter, open, readme};
 use falsify::stamp::Stamp;
 use falsify::suite::{ProofOutcome, Record};
 use falsify::verdict::Verdict;
@@ -30,13 +30,22 @@ enum Command {
     Run(Rows),
     /// Runs rows together with their saboteurs and prints the matrix.
     Sabotage(Rows),
-    /// Runs everything with all saboteurs and writes reports/.
+    /// Runs every row with all its saboteurs, and writes every form of the report and the README's score.
     Report {
         #[command(flatten)]
-        rows: Rows,
-        /// The folder to write to.
-        #[arg(long, default_value = "reports")]
-        out: PathBuf,
+        watched: Watched,
+        #[command(flatten)]
+        to: To,
+    },
+    /// Makes one report of several latest.json; the first says which product counts, verdicts of others are stale.
+    ///
+    /// Of one file it writes all other forms again.
+    Merge {
+        /// Reports, such as reports/latest.json.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        to: To,
     },
     /// Says where a row is checked and which lines of the product answer for it.
     Where {
@@ -63,6 +72,13 @@ enum Command {
 struct Rows {
     /// Rows, such as F-GGUF-041, or the beginnings of their ids: F-GGUF.
     ids: Vec<String>,
+    #[command(flatten)]
+    watched: Watched,
+}
+
+/// What is watched.
+#[derive(Args)]
+struct Watched {
     /// Also runs this tier (perf, nightly).
     #[arg(long, value_parser = parse_tier)]
     tier: Vec<Tier>,
@@ -75,6 +91,17 @@ struct Rows {
     /// The folder of oracle output.
     #[arg(long)]
     golden: Option<PathBuf>,
+}
+
+/// Where a report goes.
+#[derive(Args)]
+struct To {
+    /// The folder to write to (default: the tree's reports/).
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Opens the page when it is written.
+    #[arg(long)]
+    open: bool,
 }
 
 fn parse_tier(word: &str) -> Result<Tier, String> {
@@ -91,7 +118,8 @@ fn main() -> ExitCode {
         Command::List => list(),
         Command::Run(rows) => run(&rows, false).map(|(_, fine)| fine),
         Command::Sabotage(rows) => run(&rows, true).map(|(records, fine)| matrix(&records) && fine),
-        Command::Report { rows, out } => report(&rows, &out),
+        Command::Report { watched, to } => report(&watched, &to),
+        Command::Merge { files, to } => merge(&files, &to),
         Command::Where { id } => whereabouts::print(&id),
         Command::Tidy => tidy_tree(),
         Command::Forge { name, out, list } => make(name.filter(|_| !list).as_deref(), &out),
@@ -130,21 +158,21 @@ fn chosen(rows: &Rows) -> Result<Vec<&'static Row>, String> {
     Ok(if rows.ids.is_empty() { registry::rows().iter().collect() } else { chosen })
 }
 
-fn suite(rows: &Rows) -> Result<falsify::suite::Suite, String> {
+fn suite(watched: &Watched) -> Result<falsify::suite::Suite, String> {
     let named = launch::Named {
-        apr: rows.apr.clone(),
-        fixtures: rows.fixtures.clone(),
-        golden: rows.golden.clone(),
+        apr: watched.apr.clone(),
+        fixtures: watched.fixtures.clone(),
+        golden: watched.golden.clone(),
         models: None,
     };
-    let tiers: Vec<Tier> = Tier::DAILY.iter().chain(&rows.tier).copied().collect();
+    let tiers: Vec<Tier> = Tier::DAILY.iter().chain(&watched.tier).copied().collect();
     launch::suite(named, &tiers)
 }
 
 /// Runs the chosen rows one after the other. The flag says whether nothing is refuted or broken.
 fn run(rows: &Rows, prove: bool) -> Result<(Vec<Record>, bool), String> {
     let chosen = chosen(rows)?;
-    let suite = suite(rows)?;
+    let suite = suite(&rows.watched)?;
     let mut records = Vec::new();
     let mut fine = true;
     for row in chosen {
@@ -179,18 +207,42 @@ fn matrix(records: &[Record]) -> bool {
     }
     let proofs = || records.iter().flat_map(|r| &r.proofs);
     let caught = proofs().filter(|p| p.outcome == ProofOutcome::Caught).count();
+    let survived = || records.iter().filter(|r| matches!(r.verdict, Verdict::Survived(_)));
     println!("{caught} of {} caught; {} saboteurs exist", proofs().count(), sabotage::all().count());
+    println!("{} of {} rows that survived are proven", survived().filter(|r| r.proven()).count(), survived().count());
     caught == proofs().count()
 }
 
-fn report(rows: &Rows, out: &std::path::Path) -> Result<bool, String> {
-    let chosen = chosen(rows)?;
-    let suite = suite(rows)?;
-    let records: Vec<Record> = chosen.into_iter().map(|row| suite.record(row, true)).inspect(show).collect();
+fn report(watched: &Watched, to: &To) -> Result<bool, String> {
+    let suite = suite(watched)?;
+    let records: Vec<Record> = registry::rows().iter().map(|row| suite.record(row, true)).inspect(show).collect();
     let stamp = Stamp::now(&suite, suite.root.as_deref());
-    let report = Report::new(stamp, records);
-    report.write(out)?;
-    println!("{}", report.headline());
+    publish(&Report::new(stamp, records), to)
+}
+
+fn merge(files: &[PathBuf], to: &To) -> Result<bool, String> {
+    let reports: Vec<Report> = files.iter().map(|f| Report::read(f)).collect::<Result<_, _>>()?;
+    publish(&falsify::report::merge::merge(reports)?, to)
+}
+
+/// Writes the report; in the tree's own folder the README's score too. True if nothing breaks the build.
+fn publish(report: &Report, to: &To) -> Result<bool, String> {
+    let kept = launch::root().map(|r| r.join("reports"));
+    let folder = to.out.clone().or_else(|| kept.clone()).ok_or("no source tree here; name --out")?;
+    report.write(&folder)?;
+    if to.out.is_none()
+        && let Some(root) = launch::root()
+    {
+        readme::update(&root.join("README.md"), report)?;
+    }
+    println!("{}\n{}", report.headline(), report.beside());
+    let page = folder.join("latest.html");
+    println!("{}", page.display());
+    if to.open
+        && let Err(why) = open::open(&page)
+    {
+        println!("not opened: {why}");
+    }
     Ok(!report.rows.iter().any(|r| breaks_the_build(r).is_some()))
 }
 

@@ -182,6 +182,16 @@ impl Row {
     }
 }
 
+/// What the specification calls a section: `I-A` is `Basic Commands`, `9` are the triggers that reject a release.
+pub fn section_title(id: &str) -> &'static str {
+    let title = |line: &'static str| {
+        let (name, title) = line.trim_start_matches('#').trim_start().split_once(": ")?;
+        let is_it = line.starts_with("###") && name.trim_start_matches("Section ") == id;
+        is_it.then(|| title.rsplit_once(" (").map_or(title, |(title, _)| title))
+    };
+    if id == "9" { "Triggers that reject a release" } else { SPEC.lines().find_map(title).unwrap_or_default() }
+}
+
 /// Id and claim of every item of the specification's checklist and triggers, struck-out ones left out.
 pub fn claims_of(spec: &str) -> Vec<(String, String)> {
     let item = |line: &str| {
@@ -201,6 +211,13 @@ mod tests {
     fn every_claim_is_the_specification_byte_for_byte() {
         let rows: Vec<(String, String)> = rows().iter().map(|r| (r.id.clone(), r.claim.clone())).collect();
         assert_eq!(rows, claims_of(SPEC));
+    }
+
+    #[test]
+    fn every_section_has_its_title() {
+        assert_eq!(section_title("I-B"), "Ollama-Style UX (Normal vs. Noisy)");
+        assert_eq!(section_title("VI"), "Server (HTTP API)");
+        assert!(rows().iter().all(|r| !section_title(&r.section).is_empty()));
     }
 
     #[test]

@@ -38,8 +38,9 @@ pub struct Stamp {
     pub cores: usize,
     /// What the machine has of the vocabulary of needs.
     pub capabilities: Vec<String>,
-    /// Names and versions of the oracles, as golden/INDEX.json says.
-    pub oracles: serde_json::Value,
+    /// Names and versions of the oracles: who made the files of golden/INDEX.json.
+    #[serde(default)]
+    pub oracles: BTreeSet<String>,
     /// SHA-256 of fixtures/INDEX.json.
     pub fixtures_sha256: Option<String>,
     /// SHA-256 of golden/INDEX.json.
@@ -68,11 +69,33 @@ impl Stamp {
             isa: suite.host.isa.iter().map(|i| i.to_string()).collect(),
             cores: suite.host.cores,
             capabilities: suite.host.capabilities().into_iter().map(str::to_string).collect(),
-            oracles: index.get("oracles").cloned().unwrap_or_default(),
+            oracles: makers(&index),
             fixtures_sha256: sha256_of(&s.fixtures.join("INDEX.json")),
             golden_sha256: golden.as_deref().map(sha256),
         }
     }
+}
+
+impl Stamp {
+    /// The machine in a few words.
+    pub fn machine(&self) -> String {
+        let isa: String = self.isa.iter().map(|i| format!(" {i}")).collect();
+        let cpu = self.cpu.as_deref().map_or(String::new(), |cpu| format!("{cpu}, "));
+        let gpu = if self.capabilities.iter().any(|c| c == "gpu") { ", GPU" } else { "" };
+        format!("{cpu}{}, {} cores{isa}{gpu}", self.system, self.cores)
+    }
+
+    /// The commit as people write it, and whether the tree was changed since.
+    pub fn commit(&self) -> String {
+        let commit = self.commit.as_deref().map_or("no commit", |c| c.get(..12).unwrap_or(c));
+        format!("{commit}{}", if self.dirty == Some(true) { ", changed since" } else { "" })
+    }
+}
+
+/// Who made the files of an index.
+fn makers(index: &serde_json::Value) -> BTreeSet<String> {
+    let files = index["files"].as_array().into_iter().flatten();
+    files.filter_map(|f| f["maker"].as_str()).map(str::to_string).collect()
 }
 
 /// SHA-256 in hexadecimal.

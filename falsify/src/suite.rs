@@ -34,6 +34,9 @@ pub struct Record {
     pub took_ms: u64,
     /// SHA-256 of the `apr` that was watched.
     pub apr_sha256: String,
+    /// The machine it ran on, where that is not the report's own: see `report::merge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
 }
 
 /// One cell of the row x saboteur matrix.
@@ -96,7 +99,7 @@ impl Suite {
         let survived = matches!(verdict, Verdict::Survived(_));
         let proofs = if prove && survived { self.prove(row) } else { Vec::new() };
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Record { id: row.id.clone(), verdict, proofs, took_ms, apr_sha256: self.apr_sha256.clone() }
+        Record { id: row.id.clone(), verdict, proofs, took_ms, apr_sha256: self.apr_sha256.clone(), machine: None }
     }
 
     /// The row's check on this subject, whoever broke it.

@@ -217,6 +217,11 @@ impl Tally {
         Ok(())
     }
 
+    /// How many cases held so far.
+    pub fn tried(&self) -> u32 {
+        self.cases
+    }
+
     /// Records a number. JSON has no infinities: such a one is kept as a remark.
     pub fn number(&mut self, name: &str, value: f64) {
         if value.is_finite() {

@@ -31,15 +31,17 @@ pub fn marks(root: &Path) -> Vec<Mark> {
         for file in rust_files(&root.join(top)) {
             let text = std::fs::read_to_string(&file).unwrap_or_default();
             let shown = file.strip_prefix(root).unwrap_or(&file).to_path_buf();
-            for (i, line) in text.lines().enumerate() {
-                let Some((_, ids)) = line.split_once("//= ") else { continue };
-                let ids = ids.split([' ', ',']).filter(|w| !w.is_empty());
-                let place = Place { file: shown.clone(), line: i + 1 };
-                marks.extend(ids.map(|id| Mark { id: id.to_string(), place: place.clone() }));
-            }
+            let place = |line| Place { file: shown.clone(), line };
+            marks.extend(marks_of(&text).map(|(line, id)| Mark { id: id.to_string(), place: place(line) }));
         }
     }
     marks
+}
+
+/// Line and id of every mark in a text.
+pub fn marks_of(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let marked = text.lines().enumerate().filter_map(|(i, line)| Some((i + 1, line.split_once("//= ")?.1)));
+    marked.flat_map(|(line, ids)| ids.split([' ', ',']).filter(|w| !w.is_empty()).map(move |id| (line, id)))
 }
 
 /// The check of a row: the line of `fn f_gguf_041(`.

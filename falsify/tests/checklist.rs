@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             registry::rows().len()
         );
     }
-    println!("{}\n", report.headline());
+    println!("{}\n{}\n", report.headline(), report.beside());
     let gate_missed = knobs::on("FALSIFY_GATE") && !report.gate.met;
     ExitCode::from(u8::from(conclusion.has_failed() || gate_missed))
 }
@@ -90,7 +90,7 @@ fn report(suite: &Suite, records: &Records) -> Option<Report> {
     let folder = knobs::path("FALSIFY_OUT").or_else(|| suite.root.as_ref().map(|r| r.join("target/falsify")));
     if let (true, Some(folder)) = (whole, folder) {
         match report.write(&folder) {
-            Ok(()) => println!("report: {}", folder.join("latest.md").display()),
+            Ok(()) => println!("report: {}", folder.join("latest.html").display()),
             Err(e) => {
                 eprintln!("falsify: {e}");
                 return None;

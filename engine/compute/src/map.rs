@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::error::{Error, Result};
 
@@ -14,14 +15,21 @@ pub struct Bytes {
 }
 
 enum Owner {
-    Mapped(memmap2::Mmap),
+    Mapped { map: memmap2::Mmap, file: File, was: State },
     Memory(Vec<u8>),
+}
+
+/// What tells a file from what it becomes when somebody writes to it: its length and when it was changed last.
+type State = (u64, Option<SystemTime>);
+
+fn state_of(file: &File) -> std::io::Result<State> {
+    file.metadata().map(|meta| (meta.len(), meta.modified().ok()))
 }
 
 impl Owner {
     fn as_slice(&self) -> &[u8] {
         match self {
-            Owner::Mapped(m) => m,
+            Owner::Mapped { map, .. } => map,
             Owner::Memory(v) => v,
         }
     }
@@ -30,13 +38,30 @@ impl Owner {
 impl Bytes {
     /// Maps a whole file, read-only. The length is fixed here; callers check every range against it.
     pub fn map(file: &File) -> Result<Bytes> {
+        let watched = file.try_clone().and_then(|file| Ok((state_of(&file)?, file)));
+        let (was, file) = watched.map_err(|e| Error::Io(format!("cannot watch the file: {e}")))?;
         // SAFETY: the mapping is private and read-only. If another process truncates the file while it is mapped,
         // reads past the new end raise SIGBUS, which ends the process: a documented limit of mapped files, never
         // another file's or process's bytes.
-        let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(file) }
+        let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) }
             .map_err(|e| Error::Io(format!("cannot map the file: {e}")))?;
         let len = map.len();
-        Ok(Bytes { owner: Arc::new(Owner::Mapped(map)), range: 0..len })
+        Ok(Bytes { owner: Arc::new(Owner::Mapped { map, file, was }), range: 0..len })
+    }
+
+    /// Whether the file behind a mapping still has the length and the time of change it had when it was mapped; memory
+    /// has no file. A mapping shows what others write to the file, and has no bytes where the file has none: who finds
+    /// it changed must not read on.
+    pub fn is_unchanged(&self) -> bool {
+        match &*self.owner {
+            Owner::Mapped { file, was, .. } => state_of(file).is_ok_and(|now| now == *was),
+            Owner::Memory(_) => true,
+        }
+    }
+
+    /// The same number for all slices of one mapping or memory, and another for any other that is alive.
+    pub fn owner_id(&self) -> usize {
+        Arc::as_ptr(&self.owner) as usize
     }
 
     /// The bytes of `self[range]`, sharing the owner. `None` if the range does not lie inside.
@@ -50,21 +75,21 @@ impl Bytes {
 
     /// Whether these bytes are pages of a mapped file.
     pub fn is_mapped(&self) -> bool {
-        matches!(*self.owner, Owner::Mapped(_))
+        matches!(*self.owner, Owner::Mapped { .. })
     }
 
     /// Tells the kernel that the pages of this range will not be needed soon (after a backend has repacked them).
     /// The bytes stay readable: they are read from the file again. A hint; failure is of no consequence.
     pub fn release_pages(&self) {
         #[cfg(unix)]
-        if let Owner::Mapped(m) = &*self.owner {
+        if let Owner::Mapped { map, .. } = &*self.owner {
             const PAGE: usize = 4096;
             let start = self.range.start.next_multiple_of(PAGE);
             let end = self.range.end / PAGE * PAGE;
             if start < end {
                 // SAFETY: the mapping is a read-only view of a file, so dropped pages come back with the same
                 // contents; nothing ever writes through it.
-                let _ = unsafe { m.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
             }
         }
     }
@@ -122,6 +147,19 @@ impl DerefMut for HugeBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_written_to_is_not_the_file_that_was_mapped() {
+        let path = std::env::temp_dir().join(format!("mapped-{}", std::process::id()));
+        std::fs::write(&path, [7; 100]).unwrap();
+        let mapped = Bytes::map(&File::open(&path).unwrap()).unwrap();
+        let part = mapped.slice(10..20).unwrap();
+        assert!(mapped.is_unchanged() && part.is_unchanged() && part.owner_id() == mapped.owner_id());
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(50).unwrap();
+        assert!(!mapped.is_unchanged() && !part.is_unchanged());
+        std::fs::remove_file(&path).unwrap();
+        assert!(Bytes::from(vec![1]).is_unchanged());
+    }
 
     #[test]
     fn slices_are_checked_and_nest() {

@@ -138,8 +138,10 @@ fn read_metadata(c: &mut Cursor<'_>, count: usize) -> Result<(Metadata, u64)> {
     for _ in 0..count {
         let key = read_name(c, limits::KEY_BYTES_MAX, "a metadata key")?;
         let (type_id, value) = read_entry(c, &mut values_left).map_err(|e| inside(e, &key))?;
-        if matches!(value, Value::RawString(_)) {
-            return Err(Error::malformed("the string is not valid UTF-8").at(Place::Key(key)));
+        //= F-JID-265
+        if let Value::RawString(bytes) = &value {
+            let what = format!("the string is not valid UTF-8 from its byte {} on", valid_bytes(bytes));
+            return Err(Error::malformed(what).at(Place::Key(key)));
         }
         if key == ALIGNMENT_KEY {
             alignment = check_alignment(type_id, &value)?;
@@ -197,6 +199,11 @@ fn read_string(c: &mut Cursor<'_>) -> Result<Value> {
         Ok(text) => Value::String(text.to_owned()),
         Err(_) => Value::RawString(bytes.to_vec()),
     })
+}
+
+/// How many bytes at the beginning are UTF-8.
+fn valid_bytes(bytes: &[u8]) -> usize {
+    std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len)
 }
 
 fn read_array(c: &mut Cursor<'_>, depth: usize, values_left: &mut u64) -> Result<Value> {
@@ -360,7 +367,10 @@ fn read_name(c: &mut Cursor<'_>, max: u64, what: &str) -> Result<String> {
     at_most(c.position(), limits::HEADER_BYTES_MAX, "bytes before the tensor data", place.clone())?;
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
-        Err(_) => Err(Error::malformed(format!("{what} is not valid UTF-8")).at(place)),
+        Err(e) => {
+            let what = format!("{what} is not valid UTF-8 from its byte {} on", e.valid_up_to());
+            Err(Error::malformed(what).at(place))
+        }
     }
 }
 

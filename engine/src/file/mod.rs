@@ -4,12 +4,15 @@
 //! arithmetic on untrusted numbers. What a file *is* is decided by its first bytes, never by its name.
 
 pub mod cursor;
+mod foreign;
 pub mod gguf;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use compute::{Bytes, Format, WeightRef};
+use foreign::looks_like;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Place, Result, quoted};
 
@@ -17,11 +20,14 @@ use crate::error::{Error, Kind, Place, Result, quoted};
 pub struct Container {
     /// For messages: `GGUF`.
     pub name: &'static str,
-    /// Whether these first bytes (up to 64) are of this container.
+    /// Whether these first bytes (up to 512) are of this container.
     pub sniff: fn(&[u8]) -> bool,
     /// Reads and checks the file, and the other files of a split model beside it.
     pub open: fn(&Path, Bytes) -> Result<Checked>,
 }
+
+/// How many of the first bytes of a file say what it is.
+const HEAD_BYTES: usize = 512;
 
 /// Every container.
 pub static ALL: &[&Container] = &[&gguf::CONTAINER];
@@ -173,11 +179,12 @@ pub fn missing(key: &str) -> Error {
 /// Maps a model file, finds out what it is, and checks it.
 pub fn open(path: &Path) -> Result<Checked> {
     let bytes = map(path)?;
-    let head = &bytes[..bytes.len().min(64)];
+    let head = &bytes[..bytes.len().min(HEAD_BYTES)];
     match ALL.iter().find(|c| (c.sniff)(head)) {
         Some(container) => (container.open)(path, bytes),
         None => {
             let names: Vec<&str> = ALL.iter().map(|c| c.name).collect();
+            //= F-JID-278
             Err(Error::malformed(format!("{} is not a model file that apr knows", quoted(&path.to_string_lossy())))
                 .at(Place::Byte(0))
                 .hint(format!("it begins with {}; known containers: {}", looks_like(head), names.join(", "))))
@@ -201,17 +208,7 @@ pub fn map(path: &Path) -> Result<Bytes> {
     Ok(Bytes::map(&file)?)
 }
 
-/// What the first bytes suggest, for the hint when nothing matched.
-fn looks_like(head: &[u8]) -> &'static str {
-    match head {
-        [b'P', b'K', 3, 4, ..] => "a zip archive",
-        [0x7f, b'E', b'L', b'F', ..] => "a program (ELF)",
-        [0x1f, 0x8b, ..] => "gzip data",
-        [b'<', b'!' | b'h' | b'H', ..] => "a web page (was an error page saved as the model?)",
-        [b'F', b'U', b'G', b'G', ..] => "a big-endian GGUF file",
-        [b'{', ..] => "JSON text",
-        [b'A', b'P', b'R', ..] => "an .apr file (not supported yet)",
-        h if h.len() >= 9 && h[8] == b'{' => "a SafeTensors file (not supported yet)",
-        _ => "unknown bytes",
-    }
+/// SHA-256 of a file, in hexadecimal.
+pub fn sha256(path: &Path) -> Result<String> {
+    Ok(Sha256::digest(&*map(path)?).iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -95,6 +95,12 @@ impl Step {
         ("temperature", Step::Temperature),
     ];
 
+    /// The names of a chain.
+    pub fn names(chain: &[Step]) -> String {
+        let name = |step: &Step| Step::ALL.iter().find(|s| s.1 == *step).map_or("", |s| s.0);
+        chain.iter().map(name).collect::<Vec<_>>().join(";")
+    }
+
     /// A chain from names separated by semicolons or commas. A step may stand there once.
     pub fn chain(text: &str) -> Result<Vec<Step>> {
         let mut chain = Vec::new();

@@ -141,6 +141,7 @@ impl Sampling {
     /// Stores the value, or the nearest that is in range: a field that counts could not hold another.
     fn put(&mut self, setting: &Setting, x: f32, warnings: &mut Vec<String>) {
         let (low, high) = setting.range;
+        //= F-JID-266 F-JID-267 F-JID-268
         let inside = if x.is_nan() { low } else { x.clamp(low, high) };
         if inside != x {
             warnings.push(format!("{} {x} is outside {low}..{high}; using {inside}", setting.name));
@@ -166,8 +167,7 @@ impl Sampling {
             words.push(format!("logit-bias on {} tokens", self.logit_bias.len()));
         }
         if self.order != default.order {
-            let name = |step: &Step| Step::ALL.iter().find(|s| s.1 == *step).map_or("", |s| s.0);
-            words.push(format!("order {}", self.order.iter().map(name).collect::<Vec<_>>().join(";")));
+            words.push(format!("order {}", Step::names(&self.order)));
         }
         words.push(format!("seed {}", self.seed));
         words.join(", ")

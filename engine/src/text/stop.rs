@@ -3,7 +3,7 @@
 //! Text is held back only while it may still become a stop sequence. The sequence that is complete first ends the text
 //! (the longest, if several end at the same byte): that does not depend on how the text was cut into tokens.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Place, Result};
 use crate::limits;
 
 /// Watches for the stop sequences of one request.
@@ -28,7 +28,7 @@ struct Stop {
 impl StopFinder {
     /// For these sequences. None at all is fine.
     pub fn new<S: AsRef<str>>(stops: &[S]) -> Result<StopFinder> {
-        let usage = |what: String| Err(Error::new(Kind::Usage, what));
+        let usage = |what: String| Err(Error::new(Kind::Usage, what).at(Place::Flag("--stop".into())));
         if stops.len() > limits::STOPS_MAX {
             return usage(format!("{} stop sequences; at most {} are allowed", stops.len(), limits::STOPS_MAX));
         }

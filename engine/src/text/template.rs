@@ -5,19 +5,27 @@
 //! runs (`bound`). It reaches no file, no attribute of the host and no clock but the one it is given.
 
 mod bound;
+mod builtin;
 mod json;
+mod message;
 mod origin;
+#[cfg(test)]
+mod published;
 mod python;
+mod repr;
 mod source;
-mod strftime;
+pub(super) mod strftime;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::SystemTime;
 
+pub use message::Message;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
 use serde_json::Value as Json;
+
+use origin::Marking;
 
 use super::special::{Special, Specials};
 use super::{Segment, Tokenizer};
@@ -27,33 +35,10 @@ use crate::limits;
 
 const KEY: &str = "tokenizer.chat_template";
 
-/// The layout to use where a vocabulary has ChatML's tokens and the file no template.
-const CHATML: &str = "{% for message in messages %}\
-    {{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\
-    {% endfor %}\
-    {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-
-/// Who may speak.
-const ROLES: &[&str] = &["system", "user", "assistant", "tool"];
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
-        Message { role: role.into(), content: content.into() }
-    }
-}
-
 /// A chat template, parsed and ready.
 pub struct ChatTemplate {
+    /// If it is ours.
+    builtin: Option<&'static str>,
     source: String,
     env: Environment<'static>,
     bos: String,
@@ -67,6 +52,7 @@ impl ChatTemplate {
     /// Checks and parses a template. `bos` and `eos` are what it finds as `bos_token` and `eos_token`.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<ChatTemplate> {
         Ok(ChatTemplate {
+            builtin: None,
             source: source.into(),
             env: parsed(source)?,
             bos: bos.into(),
@@ -93,24 +79,33 @@ impl ChatTemplate {
         self
     }
 
-    /// A file's own template, or ChatML if its vocabulary speaks it. `None` for a model that knows no conversation.
+    /// A file's own template, or the built-in one that its vocabulary speaks. `None` for a model that is not known to
+    /// hold conversations.
     //= F-PIPE-169
+    //= F-GGUF-051
     pub fn from_metadata(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
-        let speaks_chatml = tokenizer.special("<|im_start|>").is_some() && tokenizer.special("<|im_end|>").is_some();
-        let source = match metadata.string(KEY)? {
-            Some(source) => source,
-            None if speaks_chatml => CHATML,
-            None => return Ok(None),
+        let builtin = match metadata.string(KEY)? {
+            Some(_) => None,
+            None => builtin::of(metadata, tokenizer)?,
+        };
+        let Some(source) = builtin.map_or_else(|| metadata.string(KEY), |b| Ok(Some(b.source)))? else {
+            return Ok(None);
         };
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or("");
         let template = ChatTemplate::new(source, text(tokenizer.bos()), text(tokenizer.eos()))?;
-        Ok(Some(template.with_controls(tokenizer.controls())))
+        let template = template.with_controls(tokenizer.controls());
+        Ok(Some(ChatTemplate { builtin: builtin.map(|b| b.name), ..template }))
+    }
+
+    /// The name of the built-in template that this is; `None` if it is the file's own.
+    pub fn builtin(&self) -> Option<&'static str> {
+        self.builtin
     }
 
     /// Lays out a conversation.
     ///
     /// The text is what the template makes of the messages as they are. Who wrote which letter is found by rendering
-    /// once more with marked messages (`origin`). A template that looks into messages (`'</think>' in content`) may say
+    /// again with marked messages (`origin`). A template that looks into messages (`'</think>' in content`) may say
     /// something else then; such a rendering is dropped, and the control tokens that stand in the template's own source
     /// are marked instead: all else is content. Either way no control token comes from a message.
     //= F-PIPE-169
@@ -120,17 +115,71 @@ impl ChatTemplate {
         tools: Option<&Json>,
         add_generation_prompt: bool,
     ) -> Result<Vec<Segment>> {
-        check(messages, tools)?;
+        message::check(messages, tools)?;
         let call = Call { messages, tools, add_generation_prompt, now: (self.now)() };
-        let plain = self.run(&self.env, &call, &self.bos, &self.eos, None)?;
+        let plain = self.run(&self.env, &call, &self.bos, &self.eos, Marking::Not)?;
         if let Some(mark) = origin::unused(1, call.texts().chain([self.source.as_str()])) {
-            let marked = self.run(&self.env, &call, &self.bos, &self.eos, Some(mark[0]));
-            let segments = marked.map(|text| origin::segments(&text, mark[0])).unwrap_or_default();
-            if is_text(&segments, &plain) {
+            if let Some(segments) = self.render_marked(&call, &plain, Marking::All(mark[0])) {
+                return Ok(segments);
+            }
+            let words = origin::words(&self.source);
+            if let Some(segments) = self.render_marked(&call, &plain, Marking::ButWords(mark[0], &words))
+                && self.made_alone(&segments, &call, &words)
+            {
                 return Ok(segments);
             }
         }
-        Ok(self.render_by_source(&call).unwrap_or_else(|| vec![Segment::Content(plain)]))
+        let Some(segments) = self.render_by_source(&call) else { return Ok(vec![Segment::Content(plain)]) };
+        match self.composed(&segments, &call) {
+            None => Ok(segments),
+            Some(token) => Err(Error::new(
+                Kind::Unsupported,
+                format!("the chat template puts {} together from parts, and not only from its own", quoted(token)),
+            )
+            .at(Place::Key(KEY.into()))
+            .hint("other names of tools and fields, or other words, may help")),
+        }
+    }
+
+    /// Renders marked messages. `None` if that is another text.
+    fn render_marked(&self, call: &Call, plain: &str, marking: Marking) -> Option<Vec<Segment>> {
+        let marked = self.run(&self.env, call, &self.bos, &self.eos, marking).ok()?;
+        let segments = origin::segments(&marked, marking.mark()?);
+        is_text(&segments, plain).then_some(segments)
+    }
+
+    /// Whether the template wrote all control tokens of the scaffold alone, where fields of the call that are words of
+    /// its source were not marked: `<{{ key }}>` with the key `s` is a control token of some models.
+    fn made_alone(&self, segments: &[Segment], call: &Call, words: &BTreeSet<&str>) -> bool {
+        let unmarked: Vec<&str> = call.texts().filter(|text| words.contains(text)).collect();
+        let count = |segments: &[Segment]| {
+            let mut tokens: BTreeMap<String, usize> = BTreeMap::new();
+            let scaffold = segments.iter().filter(|s| matches!(s, Segment::Scaffold(_)));
+            scaffold
+                .flat_map(|s| self.controls_in(s))
+                .filter(|token| unmarked.iter().any(|w| token.contains(w)))
+                .for_each(|token| *tokens.entry(token.into()).or_default() += 1);
+            tokens
+        };
+        let doubtful = count(segments);
+        doubtful.is_empty() || self.render_by_source(call).is_some_and(|by_source| count(&by_source) == doubtful)
+    }
+
+    /// A control token in the content that nobody wrote as such: the template made it of parts, maybe of its own ones.
+    fn composed<'a>(&self, segments: &'a [Segment], call: &Call) -> Option<&'a str> {
+        let content = segments.iter().filter(|s| matches!(s, Segment::Content(_)));
+        content.flat_map(|s| self.controls_in(s)).find(|token| !call.texts().any(|text| text.contains(token)))
+    }
+
+    /// The control tokens in a segment.
+    fn controls_in<'a>(&self, segment: &'a Segment) -> impl Iterator<Item = &'a str> {
+        let (Segment::Scaffold(text) | Segment::Content(text)) = segment;
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let (token, _) = self.controls.next(text, from, |_| true)?;
+            from = token.end;
+            Some(&text[token])
+        })
     }
 
     /// Renders with every control token in the template's source replaced by a character that nobody else used.
@@ -149,7 +198,8 @@ impl ChatTemplate {
             from = token.end;
         }
         source.push_str(&self.source[from..]);
-        let rendered = self.run(&parsed(&source).ok()?, call, &stand_in(&self.bos), &stand_in(&self.eos), None).ok()?;
+        let (bos, eos) = (stand_in(&self.bos), stand_in(&self.eos));
+        let rendered = self.run(&parsed(&source).ok()?, call, &bos, &eos, Marking::Not).ok()?;
 
         let mut segments = Vec::new();
         for letter in rendered.chars() {
@@ -161,16 +211,16 @@ impl ChatTemplate {
         Some(segments)
     }
 
-    /// Runs the template; with a mark, on marked messages and tools.
-    fn run(&self, env: &Environment, call: &Call, bos: &str, eos: &str, mark: Option<char>) -> Result<String> {
-        let text = |text: &str| mark.map_or_else(|| text.to_string(), |mark| origin::marked(text, mark));
-        let turn = |m: &Message| context! { role => m.role.as_str(), content => text(&m.content) };
-        let messages: Vec<Value> = call.messages.iter().map(turn).collect();
-        let tools = call.tools.map(|tools| origin::value(tools, mark));
+    /// Runs the template on messages and tools, marked or not.
+    fn run(&self, env: &Environment, call: &Call, bos: &str, eos: &str, marking: Marking) -> Result<String> {
+        let mark = marking.mark();
+        let messages: Vec<Value> = call.messages.iter().map(|m| m.value(marking)).collect();
+        let tools = call.tools.map(|tools| origin::value(tools, marking));
         let input_bytes = call.texts().map(|t| t.len() + 64).sum::<usize>() * if mark.is_some() { 5 } else { 1 };
 
         let mut env = env.clone();
         python::install(&mut env, call.now);
+        repr::install(&mut env, mark);
         bound::install(&mut env, limits::TEMPLATE_BYTES_MAX + 4 * input_bytes);
         // Every byte of input may be copied some times; a fuel pays for 64 bytes.
         env.set_fuel(Some(limits::TEMPLATE_FUEL + input_bytes as u64 / 4));
@@ -208,8 +258,8 @@ struct Call<'a> {
 impl Call<'_> {
     /// Every text from outside.
     fn texts(&self) -> impl Iterator<Item = &str> {
-        let contents = self.messages.iter().map(|m| m.content.as_str());
-        contents.chain(self.tools.map(origin::texts).unwrap_or_default())
+        let said = self.messages.iter().flat_map(Message::texts);
+        said.chain(self.tools.map(origin::texts).unwrap_or_default())
     }
 }
 
@@ -228,34 +278,6 @@ fn parsed(source: &str) -> Result<Environment<'static>> {
     env.set_debug(false);
     env.add_template_owned(KEY, source).map_err(|e| broken(&e))?;
     Ok(env)
-}
-
-fn check(messages: &[Message], tools: Option<&Json>) -> Result<()> {
-    let usage = |what: String| Error::new(Kind::Usage, what);
-    if messages.is_empty() {
-        return Err(usage("a conversation needs at least one message".into()));
-    }
-    if let Some(m) = messages.iter().find(|m| !ROLES.contains(&m.role.as_str())) {
-        return Err(usage(format!("unknown role {}", quoted(&m.role))).hint(format!("known: {}", ROLES.join(", "))));
-    }
-    if tools.is_some_and(|tools| too_deep(tools, limits::TEMPLATE_VALUE_DEPTH_MAX)) {
-        return Err(usage(format!("tools are nested deeper than {}", limits::TEMPLATE_VALUE_DEPTH_MAX)));
-    }
-    let bytes: usize = messages.iter().map(|m| m.content.len()).sum::<usize>()
-        + tools.map_or(0, |tools| origin::texts(tools).iter().map(|t| t.len()).sum());
-    if bytes > limits::PROMPT_BYTES_MAX {
-        let what = format!("the conversation has {bytes} bytes; at most {} are supported", limits::PROMPT_BYTES_MAX);
-        return Err(Error::new(Kind::TooLarge, what));
-    }
-    Ok(())
-}
-
-fn too_deep(value: &Json, depth: usize) -> bool {
-    match value {
-        Json::Array(items) => depth == 0 || items.iter().any(|item| too_deep(item, depth - 1)),
-        Json::Object(map) => depth == 0 || map.values().any(|item| too_deep(item, depth - 1)),
-        _ => false,
-    }
 }
 
 /// Whether the segments, one after the other, are this text.
@@ -309,337 +331,4 @@ impl io::Write for Capped {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use proptest::prelude::*;
-
-    use super::super::testing::{METADATA, TOKENIZER, golden, ids, small};
-    use super::*;
-
-    /// Control tokens of several models.
-    const CONTROLS: &[&str] = &[
-        "<|im_start|>",
-        "<|im_end|>",
-        "<|endoftext|>",
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
-        "<|eot_id|>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<start_of_turn>",
-        "<end_of_turn>",
-        "</s>",
-    ];
-
-    fn template(source: &str) -> ChatTemplate {
-        let template = ChatTemplate::new(source, "<|begin_of_text|>", "<|end_of_text|>").unwrap();
-        template.with_controls(CONTROLS.iter().copied()).with_clock(|| UNIX_EPOCH + Duration::from_secs(1_741_100_767))
-    }
-
-    fn text(segments: &[Segment]) -> String {
-        let part = |s: &Segment| match s {
-            Segment::Scaffold(text) | Segment::Content(text) => text.clone(),
-        };
-        segments.iter().map(part).collect()
-    }
-
-    /// The control tokens that a tokenizer would see.
-    fn controls(segments: &[Segment]) -> Vec<&str> {
-        let scaffold = segments.iter().filter_map(|s| match s {
-            Segment::Scaffold(text) => Some(text),
-            Segment::Content(_) => None,
-        });
-        let found = |text: &'static str| scaffold.clone().map(move |s| s.matches(text).count()).sum::<usize>();
-        CONTROLS.iter().flat_map(|text| std::iter::repeat_n(*text, found(text))).collect()
-    }
-
-    fn messages(case: &Json) -> Vec<Message> {
-        let word = |m: &Json, key: &str| m[key].as_str().unwrap().to_string();
-        case["messages"].as_array().unwrap().iter().map(|m| Message::new(word(m, "role"), word(m, "content"))).collect()
-    }
-
-    /// Everything in the golden file, rendered: its name, the case, and what came out.
-    fn rendered() -> Vec<(String, Json, Result<Vec<Segment>>)> {
-        let golden = golden("chat");
-        let mut all = Vec::new();
-        for (name, given) in golden["templates"].as_object().unwrap() {
-            let template = template(given["source"].as_str().unwrap());
-            for (chat, case) in given["cases"].as_object().unwrap() {
-                let tools = Some(&case["tools"]).filter(|tools| !tools.is_null());
-                let prompt = case["add_generation_prompt"].as_bool().unwrap();
-                let got = template.render(&messages(case), tools, prompt);
-                all.push((format!("{name}: {chat}"), case.clone(), got));
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn conversations_are_laid_out_as_jinja2_does() {
-        for (name, case, got) in rendered() {
-            match case["text"].as_str() {
-                Some(expected) => assert_eq!(text(&got.unwrap()), expected, "{name}"),
-                None => {
-                    let error = got.unwrap_err();
-                    assert_eq!(error.kind, Kind::Usage, "{name}");
-                    assert!(error.what.contains(case["refused"].as_str().unwrap()), "{name}: {error}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn well_behaved_conversations_have_the_ids_of_their_text() {
-        let mut compared = 0;
-        for (name, case, got) in rendered() {
-            let harmless = !case["messages"].to_string().contains("<|") && !case["tools"].to_string().contains("<|");
-            if case["ids"].is_array() && harmless {
-                assert_eq!(TOKENIZER.encode(&got.unwrap()).unwrap(), ids(&case["ids"]), "{name}");
-                compared += 1;
-            }
-        }
-        assert!(compared > 30);
-    }
-
-    /// The same conversation with harmless words must have the same control tokens: those of the template.
-    #[test]
-    fn nobody_but_the_template_writes_control_tokens() {
-        let (mut found, mut attacked) = (0, 0);
-        for (name, case, got) in rendered() {
-            let Ok(got) = got else { continue };
-            let attack = case["messages"][0]["content"].as_str().unwrap().contains("obey");
-            let mut disarmed = case.to_string();
-            CONTROLS.iter().for_each(|token| disarmed = disarmed.replace(token, "word"));
-            let disarmed: Json = serde_json::from_str(&disarmed).unwrap();
-            let golden = golden("chat");
-            let source = golden["templates"][name.split(':').next().unwrap()]["source"].as_str().unwrap();
-            let tools = Some(&disarmed["tools"]).filter(|tools| !tools.is_null());
-            let prompt = case["add_generation_prompt"].as_bool().unwrap();
-            let harmless = template(source).render(&messages(&disarmed), tools, prompt).unwrap();
-            assert_eq!(controls(&got), controls(&harmless), "{name}");
-            found += controls(&got).len();
-            attacked += usize::from(attack);
-        }
-        assert!(found > 200 && attacked > 3, "{found} control tokens, {attacked} attacks");
-    }
-
-    #[test]
-    fn scaffold_and_content_are_told_apart() {
-        let render = |source: &str, content: &str| {
-            template(source).render(&[Message::new("user", content)], None, true).unwrap()
-        };
-        let (scaffold, content) = (|t: &str| Segment::Scaffold(t.into()), |t: &str| Segment::Content(t.into()));
-        assert_eq!(
-            render(CHATML, "hi <|im_end|>"),
-            [scaffold("<|im_start|>user\n"), content("hi <|im_end|>"), scaffold("<|im_end|>\n<|im_start|>assistant\n"),]
-        );
-        // Trimmed, cut and put together again, the letters keep their origin.
-        let source = "{% for part in messages[0].content.strip().split(' ') %}<|im_end|>{{ part[1:] }}{% endfor %}";
-        assert_eq!(
-            render(source, " a<b c<|im_end|> "),
-            [scaffold("<|im_end|>"), content("<b"), scaffold("<|im_end|>"), content("<|im_end|>"),]
-        );
-        // A template that looks for several letters at once sees another message when it is marked: then its source says
-        // what is scaffold, and all else is content.
-        let source = "<|im_start|>{{ messages[0].content.split('--')[1] }}<|im_end|>x{{ bos_token }}";
-        let (start, end) = (scaffold("<|im_start|>"), scaffold("<|im_end|>"));
-        assert_eq!(
-            render(source, "a--<|im_end|>--b"),
-            [start, content("<|im_end|>"), end, content("x"), scaffold("<|begin_of_text|>"),]
-        );
-        // And where nobody says which tokens are control tokens, nothing is.
-        let plain = ChatTemplate::new(source, "", "").unwrap().render(&[Message::new("user", "a--b--c")], None, true);
-        assert_eq!(plain.unwrap(), [content("<|im_start|>b<|im_end|>x")]);
-    }
-
-    #[test]
-    fn marks_cannot_be_guessed() {
-        let all: String =
-            ('\u{e000}'..='\u{f8ff}').chain('\u{f0000}'..='\u{ffffd}').chain('\u{100000}'..='\u{10fffd}').collect();
-        let wily = format!("{all}<|im_end|>");
-        let got = template(CHATML).render(&[Message::new("user", &*wily)], None, false).unwrap();
-        assert_eq!(controls(&got), [""; 0]);
-        assert!(text(&got).contains(&wily));
-        let got = template(CHATML).render(&[Message::new("user", "\u{e000}\u{e001}<|im_end|>")], None, false).unwrap();
-        assert_eq!(got[1], Segment::Content("\u{e000}\u{e001}<|im_end|>".into()));
-    }
-
-    #[test]
-    fn a_model_without_a_template_speaks_chatml_or_none() {
-        let from = |metadata: &Metadata| {
-            ChatTemplate::from_metadata(metadata, &Tokenizer::from_metadata(metadata).unwrap()).unwrap()
-        };
-        assert!(from(&small(&[])).is_none());
-        let chatml = from(&small(&[("<|im_start|>", 3), ("<|im_end|>", 3)])).unwrap();
-        let got = chatml.render(&[Message::new("user", "a"), Message::new("assistant", "b")], None, true).unwrap();
-        assert_eq!(
-            text(&got),
-            "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>assistant\n"
-        );
-        assert!(
-            text(&from(&METADATA).unwrap().render(&[Message::new("user", "a")], None, true).unwrap()).contains("Qwen")
-        );
-    }
-
-    #[test]
-    fn conversations_that_make_no_sense_are_refused() {
-        let render = |messages: &[Message], tools| template(CHATML).render(messages, tools, true).unwrap_err();
-        assert_eq!(render(&[], None).kind, Kind::Usage);
-        let error = render(&[Message::new("root<|im_end|>", "a")], None);
-        assert!(error.what.contains("'root<|im_end|>'") && error.hint.unwrap().contains("assistant"));
-        let mut deep = Json::Null;
-        (0..200).for_each(|_| deep = Json::Array(vec![deep.take()]));
-        assert_eq!(render(&[Message::new("user", "a")], Some(&deep)).kind, Kind::Usage);
-    }
-
-    #[test]
-    fn long_conversations_are_no_attack() {
-        let turns: Vec<Message> =
-            (0..2000).map(|n| Message::new(["user", "assistant"][n % 2], "word ".repeat(50))).collect();
-        let source = METADATA.string(KEY).unwrap().unwrap();
-        let got = text(&template(source).render(&turns, None, true).unwrap());
-        assert_eq!(got.matches("<|im_start|>").count(), 2002);
-        let long = "é<| ".repeat(500_000);
-        assert!(
-            text(&template(source).render(&[Message::new("user", &*long)], None, true).unwrap()).contains(long.trim())
-        );
-    }
-
-    /// Programs that would crash, hang or flood an engine that trusts them.
-    #[test]
-    fn hostile_templates_are_stopped() {
-        let repeat = |s: &str| s.repeat(20_000);
-        let forty = |s: &str| format!("{{% set x = [1] %}}{}", s.repeat(40));
-        let table = [
-            (repeat("{% if a %}"), Kind::TooLarge),
-            (format!("{{% if a %}}{}{{% endif %}}", repeat("{% elif a %}")), Kind::TooLarge),
-            (format!("{{{{ a{} }}}}", repeat("+a")), Kind::TooLarge),
-            (format!("{{{{ {} }}}}", repeat("[")), Kind::TooLarge),
-            ("x".repeat(limits::TEMPLATE_BYTES_MAX + 1), Kind::TooLarge),
-            ("{{ a".into(), Kind::Malformed),
-            ("{% include 'a' %}".into(), Kind::Malformed),
-            ("{% for i in range(10**9) %}x{% endfor %}".into(), Kind::Malformed),
-            ("{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}".into(), Kind::TooLarge),
-            ("{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}".into(), Kind::TooLarge),
-            ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".into(), Kind::Malformed),
-            ("{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}".into(), Kind::Malformed),
-            ("{% set n = namespace() %}{% set n.n = n %}{{ n }}".into(), Kind::Malformed),
-            ("{% set n = namespace() %}{% set n.n = [n] %}{{ n|tojson }}".into(), Kind::Malformed),
-            ("{% set a = namespace() %}{% set b = namespace(a=a) %}{{ b }}".into(), Kind::Malformed),
-            (
-                "{% set n = namespace(x=[]) %}{% for i in range(9999) %}{% set n.x = [n.x] %}{% endfor %}".into(),
-                Kind::TooLarge,
-            ),
-            (
-                "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}".into(),
-                Kind::TooLarge,
-            ),
-            (forty("{% set x = [x, x] %}") + "{{ x ~ x }}", Kind::TooLarge),
-            (forty("{% set x | default([x, x], true) %}{% endset %}") + "{{ x == x }}", Kind::TooLarge),
-            (forty("{% for y in [[x, x]] %}{% set x = y %}") + &"{% endfor %}".repeat(40), Kind::TooLarge),
-            ("{% macro m(x) %}{{ m([x, x, x, x]) }}{% endmacro %}{{ m([1]) }}".into(), Kind::TooLarge),
-            ("{% set x = 'a' * 20000000 %}".into(), Kind::TooLarge),
-            ("{{ ('a' * 99999).replace('a', 'b' * 99999) }}".into(), Kind::TooLarge),
-            ("{{ ('a' * 99999).join(range(99999)) }}".into(), Kind::TooLarge),
-            ("{{ ('a' * 99999999).split('a') }}".into(), Kind::TooLarge),
-            ("{{ '{:>999999999}'.format(1) }}".into(), Kind::TooLarge),
-            ("{{ ('{0}' * 99999).format('a' * 99999) }}".into(), Kind::TooLarge),
-            ("{{ [messages] * 999999 }}".into(), Kind::Malformed),
-            ("{{ [messages] * '999999'|int ~ 'a' }}".into(), Kind::Malformed),
-            ("{% set x %}{{ 'a' * 20000000 }}{% endset %}".into(), Kind::TooLarge),
-            ("{{ messages[0].content.__class__.__mro__ }}".into(), Kind::Malformed),
-            ("{{ cycler.__init__.__globals__ }}".into(), Kind::Malformed),
-            ("{{ messages.nobody.content }}".into(), Kind::Malformed),
-            ("{{ raise_exception('no\u{1b}[31m') }}".into(), Kind::Usage),
-        ];
-        for (source, kind) in table {
-            let template = ChatTemplate::new(&source, "", "");
-            let got = template.and_then(|t| t.render(&[Message::new("user", "hello")], None, true));
-            let shown: String = source.chars().take(80).collect();
-            let error = got.map(|segments| text(&segments)).expect_err(&shown);
-            assert_eq!(error.kind, kind, "{shown}: {error}");
-            assert!(!error.to_string().contains('\u{1b}'));
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(200))]
-
-        #[test]
-        fn any_message_comes_out_whole_and_as_content(content in "\\PC{0,30}", blank in "[ \n]{0,2}") {
-            let said = format!("{blank}{content}{blank}");
-            let got = template(CHATML).render(&[Message::new("user", &*said)], None, false).unwrap();
-            prop_assert_eq!(text(&got), format!("<|im_start|>user\n{said}<|im_end|>\n"));
-            let mine: String = got.iter().filter_map(|s| match s {
-                Segment::Content(text) => Some(text.as_str()),
-                Segment::Scaffold(_) => None,
-            }).collect();
-            prop_assert_eq!(mine, said.trim());
-        }
-
-        /// Whatever a stranger writes, it is parsed and run, or refused.
-        #[test]
-        fn no_source_breaks_the_engine(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..30)) {
-            if let Ok(template) = ChatTemplate::new(&pieces.join(" "), "<s>", "</s>") {
-                let _ = template.render(&[Message::new("user", "a <|im_end|> b")], None, true);
-            }
-        }
-    }
-
-    const PIECES: &[&str] = &[
-        "{{",
-        "}}",
-        "{%",
-        "%}",
-        "{%-",
-        "-%}",
-        "{#",
-        "#}",
-        "'",
-        "\"",
-        "\\",
-        "{% set x = [x, n] %}",
-        "{% set n = namespace(a=x) %}",
-        "{% set n.a = ",
-        "n",
-        "x",
-        "|",
-        "list",
-        "map(",
-        "(",
-        ")",
-        "[",
-        "]",
-        "{",
-        "}",
-        ",",
-        ".",
-        "~",
-        "+",
-        "*",
-        "-1",
-        "1",
-        "if",
-        "else",
-        "{% endif %}",
-        "{% for x in",
-        "{% endfor %}",
-        "{% macro m(x) %}",
-        "{% endmacro %}",
-        "{{ m(x) }}",
-        "is defined",
-        "messages",
-        "messages[0].content",
-        ".split(' ')",
-        "|tojson",
-        "=",
-        "==",
-        "in",
-        "not",
-        "{{ n }}",
-        "{{ x }}",
-        "raw",
-        "text\n",
-    ];
-}
+mod tests;

@@ -76,6 +76,23 @@ pub fn small(extra: &[(&str, u64)]) -> Metadata {
     Metadata { entries: entries.map(|(key, value)| (key.to_string(), value)).into() }
 }
 
+/// A SentencePiece vocabulary of one's own: `<unk>`, `<s>`, `</s>`, the 256 bytes from id 3 on, then `extra` from id 259
+/// on with their types and scores.
+pub fn pieces(extra: &[(&str, u64, f64)]) -> Metadata {
+    let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let first = [("<unk>", 2, 0.0), ("<s>", 3, 0.0), ("</s>", 3, 0.0)];
+    let tokens = first.into_iter().chain(bytes.iter().map(|b| (b.as_str(), 6, 0.0))).chain(extra.iter().copied());
+    let tokens: Vec<_> = tokens.collect();
+    let text = |s: &str| Value::String(s.into());
+    let entries = [
+        ("tokenizer.ggml.model", text("llama")),
+        ("tokenizer.ggml.tokens", Value::Array(tokens.iter().map(|t| text(t.0)).collect())),
+        ("tokenizer.ggml.token_type", Value::Array(tokens.iter().map(|t| Value::Unsigned(t.1)).collect())),
+        ("tokenizer.ggml.scores", Value::Array(tokens.iter().map(|t| Value::Float(t.2)).collect())),
+    ];
+    Metadata { entries: entries.map(|(key, value)| (key.to_string(), value)).into() }
+}
+
 /// With another value under a key.
 pub fn with(mut metadata: Metadata, key: &str, value: Value) -> Metadata {
     metadata.entries.insert(format!("tokenizer.ggml.{key}"), value);

@@ -7,12 +7,15 @@ use std::ops::Range;
 
 use super::special::Specials;
 use super::vocabulary::Vocabulary;
-use super::{ALL, Encoder, Segment};
+use super::{ALL, Encoder, Encoding, Segment};
 use crate::error::{Error, Kind, Place, Result, quoted};
 use crate::file::{Metadata, missing};
 use crate::limits;
 
 const MODEL: &str = "tokenizer.ggml.model";
+
+/// C's `isspace`.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\u{b}', '\u{c}', '\r'];
 
 /// A model file's own tokenizer.
 pub struct Tokenizer {
@@ -20,6 +23,10 @@ pub struct Tokenizer {
     specials: Specials,
     encoder: Box<dyn Encoder>,
     add_bos: bool,
+    /// What a prompt ends with.
+    closing: Option<u32>,
+    /// Whether text is encoded with a space in front that nobody wrote.
+    space_prefix: bool,
 }
 
 impl Tokenizer {
@@ -33,11 +40,12 @@ impl Tokenizer {
                 .at(Place::Key(MODEL.into()))
                 .hint(format!("supported: {}", names.join(", ")))
         })?;
-        let vocabulary = Vocabulary::from_metadata(metadata, model.bytes)?;
+        let vocabulary = Vocabulary::from_metadata(metadata, model.bytes, model.defaults)?;
         let specials = Specials::new(vocabulary.specials()?);
         let encoding = (model.build)(metadata, &vocabulary)?;
         let add_bos = vocabulary.add_bos(metadata, encoding.add_bos)?;
-        Ok(Tokenizer { vocabulary, specials, encoder: encoding.encoder, add_bos })
+        let Encoding { encoder, closing, space_prefix, .. } = encoding;
+        Ok(Tokenizer { vocabulary, specials, encoder, add_bos, closing, space_prefix })
     }
 
     /// A whole prompt. Begins with BOS if the model wants it, and with one only.
@@ -52,6 +60,7 @@ impl Tokenizer {
         {
             ids.insert(0, bos);
         }
+        ids.extend(self.closing.filter(|closing| ids.last() != Some(closing)));
         Ok(ids)
     }
 
@@ -83,15 +92,24 @@ impl Tokenizer {
             self.encoder.encode(&text[from..token.start], &mut ids)?;
             ids.push(id);
             from = token.end;
+            if self.vocabulary.strips_blanks(id) {
+                from = text.len() - text[from..].trim_start_matches(BLANKS).len();
+            }
         }
         self.encoder.encode(&text[from..], &mut ids)?;
         Ok(ids)
     }
 
-    /// The bytes that these tokens print, UTF-8 only where the tokens end with a character.
+    /// The text that has these tokens: what they print, without the space that encoding put in front. UTF-8 only where
+    /// the tokens end with a character. An answer is the rest of a text and keeps its first space, here as in llama.cpp:
+    /// see [`Tokenizer::token_bytes`].
     //= F-PIPE-166
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
-        ids.iter().filter_map(|&id| self.token_bytes(id)).flatten().copied().collect()
+        let mut bytes: Vec<u8> = ids.iter().filter_map(|&id| self.token_bytes(id)).flatten().copied().collect();
+        if self.space_prefix && bytes.first() == Some(&b' ') {
+            bytes.remove(0);
+        }
+        bytes
     }
 
     /// The bytes that one token prints; a control token prints none. `None` if there is no such token.
@@ -187,7 +205,7 @@ fn joined(prompt: &[Segment]) -> (String, Vec<Range<usize>>) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::bpe::composed;
+    use super::super::pretokenizer::composed;
     use super::super::testing::{METADATA, TOKENIZER, golden, ids, small, with};
     use super::*;
     use crate::file::Value;
@@ -306,7 +324,7 @@ mod tests {
         let long = "x".repeat(limits::TOKEN_BYTES_MAX + 1);
         let bytes = || small(&[]);
         let table = [
-            (with(bytes(), "model", text("llama")), "model", "'llama'", Kind::Unsupported),
+            (with(bytes(), "model", text("t5")), "model", "'t5'", Kind::Unsupported),
             (with(bytes(), "pre", text("nobody")), "pre", "'nobody'", Kind::Unsupported),
             (with(bytes(), "model", Value::Bool(true)), "model", "a bool", Kind::Malformed),
             (with(bytes(), "tokens", texts(&[])), "tokens", "empty", Kind::Malformed),

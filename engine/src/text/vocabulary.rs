@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::Defaults;
 use super::special::Special;
 use crate::error::{Error, Kind as ErrorKind, Place, Result, quoted};
 use crate::file::{Metadata, Value, missing};
@@ -62,6 +63,9 @@ const ENDS: &[&str] = &[
     "<|file_sep|>",
 ];
 
+/// Phi-3's tokens that leave the blanks after them alone.
+const KEEPS_BLANKS: &[&str] = &["<unk>", "<s>", "<|endoftext|>"];
+
 /// A checked vocabulary.
 pub(super) struct Vocabulary {
     texts: Vec<Box<str>>,
@@ -75,22 +79,50 @@ pub(super) struct Vocabulary {
     pub eos: Option<u32>,
     /// Padding.
     pub pad: Option<u32>,
+    /// Stands for what the vocabulary cannot spell.
+    pub unknown: Option<u32>,
+    /// Stands between texts and after them (BERT).
+    pub separator: Option<u32>,
+    /// The token of each byte, where it is spelled `<0x0A>`.
+    byte_ids: [Option<u32>; 256],
+    /// Whether blanks after a token that is matched whole are no text (Phi-3).
+    strips_blanks: bool,
     /// Every token after which nothing more comes.
     end_ids: BTreeSet<u32>,
 }
 
 impl Vocabulary {
     /// Reads and checks it. `bytes` gives what an ordinary token stands for, from its spelling.
-    pub fn from_metadata(metadata: &Metadata, bytes: fn(&str) -> Vec<u8>) -> Result<Vocabulary> {
+    pub fn from_metadata(metadata: &Metadata, bytes: fn(&str) -> Vec<u8>, defaults: Defaults) -> Result<Vocabulary> {
         let texts = texts(metadata)?;
         let kinds = kinds(metadata, &texts)?;
         let id = |key| id(metadata, key, texts.len());
-        let (bos, eos, pad) = (id(BOS)?, id("tokenizer.ggml.eos_token_id")?, id("tokenizer.ggml.padding_token_id")?);
-        id("tokenizer.ggml.unknown_token_id")?;
+        // A default counts only where it is what it should be: structure.
+        let is_structure = |id: &u32| matches!(kinds.get(*id as usize), Some(Kind::Control | Kind::Unknown));
+        let or = |id: Option<u32>, default: Option<u32>| id.or(default.filter(is_structure));
+        // BERT's beginning of text is called CLS.
+        let bos = or(id(BOS)?.or(id("tokenizer.ggml.cls_token_id")?), defaults.bos);
+        let eos = or(id("tokenizer.ggml.eos_token_id")?, defaults.eos);
+        let unknown = or(id("tokenizer.ggml.unknown_token_id")?, defaults.unknown);
+        // The key is misspelled in every file.
+        let separator = or(id("tokenizer.ggml.seperator_token_id")?, defaults.separator);
+        let pad = id("tokenizer.ggml.padding_token_id")?;
         let turn_ends = [eos, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
         let end_ids = ends(&texts, &kinds).chain(turn_ends.into_iter().flatten()).collect();
-
-        let mut vocabulary = Vocabulary { texts, kinds, bytes: Vec::new(), ends: Vec::new(), bos, eos, pad, end_ids };
+        let mut vocabulary = Vocabulary {
+            texts,
+            kinds,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            bos,
+            eos,
+            pad,
+            unknown,
+            separator,
+            byte_ids: [None; 256],
+            strips_blanks: strips_blanks(metadata)?,
+            end_ids,
+        };
         vocabulary.spell(bytes)?;
         Ok(vocabulary)
     }
@@ -103,9 +135,13 @@ impl Vocabulary {
             match kind {
                 Kind::Normal => self.bytes.extend(bytes(text)),
                 Kind::UserDefined => self.bytes.extend(text.bytes()),
-                Kind::Byte => self.bytes.push(byte_of(text).ok_or_else(|| {
-                    malformed(TOKENS, format!("token {id} is a byte, but {} does not spell one", quoted(text)))
-                })?),
+                Kind::Byte => {
+                    let byte = byte_of(text).ok_or_else(|| {
+                        malformed(TOKENS, format!("token {id} is a byte, but {} does not spell one", quoted(text)))
+                    })?;
+                    self.bytes.push(byte);
+                    self.byte_ids[usize::from(byte)] = Some(id as u32);
+                }
                 Kind::Unknown | Kind::Control | Kind::Unused => {}
             }
             self.ends.push(self.bytes.len());
@@ -128,6 +164,16 @@ impl Vocabulary {
         &self.texts
     }
 
+    /// What the token is for.
+    pub fn kind(&self, id: u32) -> Option<Kind> {
+        self.kinds.get(id as usize).copied()
+    }
+
+    /// The token of a byte, spelled `<0x0A>`.
+    pub fn byte(&self, byte: u8) -> Option<u32> {
+        self.byte_ids[usize::from(byte)]
+    }
+
     /// What the token prints. Control tokens print nothing.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         let id = id as usize;
@@ -138,6 +184,11 @@ impl Vocabulary {
     /// Whether the token is structure.
     pub fn is_control(&self, id: u32) -> bool {
         matches!(self.kinds.get(id as usize), Some(Kind::Control | Kind::Unknown))
+    }
+
+    /// Whether blanks after this token, which was matched whole, are no text.
+    pub fn strips_blanks(&self, id: u32) -> bool {
+        self.strips_blanks && !self.text(id).is_some_and(|text| KEEPS_BLANKS.contains(&text))
     }
 
     /// Whether the id stands for nothing: filler, or past the last token.
@@ -197,8 +248,13 @@ fn texts(metadata: &Metadata) -> Result<Vec<Box<str>>> {
     let mut texts: Vec<Box<str>> = Vec::with_capacity(values.len());
     let mut seen: HashMap<&str, usize> = HashMap::with_capacity(values.len());
     for (id, value) in values.iter().enumerate() {
-        let Value::String(text) = value else {
-            return Err(malformed(TOKENS, format!("token {id} is {}, not text", value.kind())));
+        let text = match value {
+            Value::String(text) => text,
+            Value::RawString(bytes) => {
+                let valid = std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len);
+                return Err(malformed(TOKENS, format!("token {id} is not valid UTF-8 from its byte {valid} on")));
+            }
+            other => return Err(malformed(TOKENS, format!("token {id} is {}, not text", other.kind()))),
         };
         if text.len() > limits::TOKEN_BYTES_MAX {
             let what =
@@ -255,6 +311,12 @@ fn kind(id: usize, text: &str, value: &Value) -> Result<Kind> {
 fn looks_like_control(text: &str) -> bool {
     let name = text.strip_prefix("<|").and_then(|t| t.strip_suffix("|>"));
     name.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-:.".contains(&b)))
+}
+
+/// Phi-3's `tokenizer.json` has `rstrip` on its markers. GGUF cannot say so, and llama.cpp goes by the model's name too.
+fn strips_blanks(metadata: &Metadata) -> Result<bool> {
+    let name = metadata.string("general.name")?.unwrap_or_default().to_lowercase();
+    Ok(name.contains("phi-3") || name.contains("phi3"))
 }
 
 /// The tokens that end an answer by their name.

@@ -5,19 +5,24 @@
 
 use std::process::ExitCode;
 
+use falsify::child::{WRAPPER, WRAPPER_BROKEN};
 use falsify::sabotage::{self, Means, evil_apr::Real};
 
 fn main() -> ExitCode {
     let how = std::env::var("EVIL").unwrap_or_default();
     let Some(real) = Real::from_env() else {
-        eprintln!("evil-apr: APR_REAL names no program");
-        return ExitCode::from(99);
+        eprintln!("{WRAPPER}APR_REAL names no program");
+        return broken();
     };
     match sabotage::find(&how).map(|s| &s.means) {
         Some(Means::EvilApr(misbehave)) => ExitCode::from(misbehave(real)),
         _ => {
-            eprintln!("evil-apr: EVIL={how} is not a way to misbehave");
-            ExitCode::from(99)
+            eprintln!("{WRAPPER}EVIL={how} is not a way to misbehave");
+            broken()
         }
     }
+}
+
+fn broken() -> ExitCode {
+    ExitCode::from(WRAPPER_BROKEN as u8)
 }

@@ -10,21 +10,22 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use compute::program::{KvSpec, Op, Program, Tag};
+use engine::Kind;
 use engine::file::{Checked, Value as Read};
 use engine::model::Model;
 use engine::text::{Segment, Tokenizer};
-use engine::{Error, Kind};
 use models::{f_gguf_054, f_gguf_056, f_gguf_060};
 use serde_json::Value as Json;
 
 use super::Check;
 use crate::ask;
 use crate::bad::{self, Bad};
-use crate::child::Output;
+use crate::chat;
 use crate::forge;
 use crate::forge::gguf::{Data, Value, Writer};
 use crate::lab::{self, Setup, running};
 use crate::oracle;
+use crate::refusal;
 use crate::snippet::{matrix, run, ways};
 use crate::subject::Subject;
 use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
@@ -42,6 +43,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-GGUF-048", f_gguf_048),
     ("F-GGUF-049", f_gguf_049),
     ("F-GGUF-050", f_gguf_050),
+    ("F-GGUF-051", f_gguf_051),
     ("F-GGUF-052", f_gguf_052),
     ("F-GGUF-053", f_gguf_053),
     ("F-GGUF-054", f_gguf_054),
@@ -301,6 +303,7 @@ pub fn f_gguf_049(s: &Subject) -> Attempt {
         }
     }
     t.number("ids compared with llama.cpp", ids as f64);
+    refusal::table(&mut t, s, bad::tokenizer::all(), 5)?;
     t.done()
 }
 
@@ -360,6 +363,17 @@ fn begins(t: &mut Tally, name: &str, words: &Tokenizer, golden: &oracle::Golden)
 }
 
 // ---- models
+
+/// Chat templates: a file's own and the built-in ones render Jinja2's text; errors are told.
+pub fn f_gguf_051(s: &Subject) -> Attempt {
+    let mut t = Tally::new(
+        "18 conversations each by eight templates in files, 5 to 11 by seven built-in ones, beside Jinja2; five files through apr",
+    );
+    chat::by_files(&mut t, s)?;
+    chat::by_builtins(&mut t, s)?;
+    chat::told_by_apr(&mut t, s)?;
+    t.done()
+}
 
 /// Memory-map large files: tensors point into the mapping, and opening reads the header and nothing else.
 pub fn f_gguf_052(s: &Subject) -> Attempt {
@@ -500,47 +514,6 @@ fn marked_heads(heads: usize, kv_heads: usize) -> (Program, Tag) {
 
 // ---- bad files
 
-/// What the engine makes of a file's bytes: everything that is checked before numbers are computed.
-fn understood(bytes: Vec<u8>) -> Result<(), Error> {
-    let read = engine::file::gguf::parse(bytes.into())?;
-    let model = Model::new(read)?;
-    let words = Tokenizer::from_metadata(&model.metadata)?;
-    engine::model::check_vocabulary(words.vocab_size(), &model)?;
-    engine::text::ChatTemplate::from_metadata(&model.metadata, &words).map(drop)
-}
-
-/// The file is refused for being bad, in words that name what is bad.
-fn refused(t: &mut Tally, bad: &Bad, met: Result<(), Error>) -> Result<(), Halt> {
-    let what = || format!("refused: {}", bad.what);
-    let Err(e) = met else {
-        return Err(Refutation::new(what(), "accepted", "an error").into());
-    };
-    let kind = [Kind::Malformed, Kind::Unsupported, Kind::TooLarge].contains(&e.kind);
-    t.hold(kind, || Refutation::new(what(), format!("{e:?}"), "malformed, unsupported or too large"))?;
-    let named = bad.names.as_ref().is_none_or(|name| e.to_string().contains(name.as_str()));
-    t.hold(named, || Refutation::new(what(), e.to_string(), format!("{:?} in the message", bad.names)))
-}
-
-/// The same through `apr run`: an exit code of a bad file, one line that names what is bad, and no memory for it.
-fn refused_by_apr(t: &mut Tally, s: &Subject, bad: &Bad) -> Result<Output, Halt> {
-    let file = s.scratch()?.join("bad.gguf");
-    std::fs::write(&file, &bad.bytes).map_err(instrument)?;
-    let out = s.apr(["run"]).args([file.as_os_str()]).args(["2+2?", "--max-tokens", "4"]).judged()?;
-    let what = format!("apr refuses: {}", bad.what);
-    let code = matches!(out.code(), Some(5..=7));
-    t.hold(code, || out.refute(&what, format!("{:?}: {}", out.code(), out.err()), "exit code 5, 6 or 7"))?;
-    let err = out.err();
-    let line =
-        err.trim_end().lines().count() == 1 && out.stdout.is_empty() && !err.trim_end().contains(char::is_control);
-    t.hold(line, || out.refute(&what, &*err, "one line on standard error and nothing else"))?;
-    let named = bad.names.as_ref().is_none_or(|name| err.contains(name.as_str()));
-    t.hold(named, || out.refute(&what, &*err, format!("{:?} in the message", bad.names)))?;
-    let peak = out.peak_rss_bytes.unwrap_or_default();
-    t.at_most("peak resident bytes of apr on a bad file", peak as f64, (64 << 20) as f64)?;
-    let _ = std::fs::remove_file(&file);
-    Ok(out)
-}
-
 /// Validate tensor shapes: each tensor of a model with each other shape is refused by its name.
 pub fn f_gguf_057(s: &Subject) -> Attempt {
     let mut t =
@@ -552,64 +525,39 @@ pub fn f_gguf_057(s: &Subject) -> Attempt {
             let through_apr = tried.is_multiple_of(60);
             outcome = std::mem::replace(&mut outcome, Ok(())).and_then(|()| {
                 if through_apr {
-                    refused_by_apr(&mut t, s, &bad)?;
+                    refusal::by_apr(&mut t, s, &bad)?;
                 }
-                refused(&mut t, &bad, understood(bad.bytes.clone()))
+                refusal::by_engine(&mut t, &bad, refusal::understood(bad.bytes.clone()))
             });
         };
-        bad::gguf::shapes(name, each).map_err(instrument)?;
+        bad::tensors::shapes(name, each).map_err(instrument)?;
     }
     outcome?;
     t.number("shapes tried", f64::from(tried));
     t.done()
 }
 
-/// Error on corrupted file: cut anywhere, any bit of the header flipped, any field made hostile.
+/// Error on corrupted file: cut anywhere, any bit of the header flipped, any field hostile, weights that are no numbers,
+/// no file at all, a file that changes while it is in use.
 pub fn f_gguf_058(s: &Subject) -> Attempt {
-    let mut t = Tally::new("forged files cut short, with flipped bits and with hostile fields; some through apr");
-    let (mut accepted, mut flipped) = (0u32, 0u32);
+    let mut t =
+        Tally::new("the tables of falsify/src/bad on a tiny model, in process and through apr; forged files cut");
+    refusal::table(&mut t, s, bad::header::all(), 3)?;
+    refusal::table(&mut t, s, bad::tensors::all(), 3)?;
+    refusal::table(&mut t, s, bad::hyper::all(), 3)?;
+    refusal::damage(&mut t, s)?;
     for name in ["seed-types", "seed-tensors", "seed-version2-align64", "seed-tokens", "qwen2-q8_0"] {
         let w = sound(name)?;
         let (header, bytes) = (w.header().bytes.len(), w.to_bytes().map_err(instrument)?);
-        for end in bad::gguf::cuts(header, bytes.len()) {
-            let cut = Bad::unnamed(format!("{name} cut to {end} bytes"), Vec::new());
-            refused(&mut t, &cut, engine::file::gguf::parse(bytes[..end].to_vec().into()).map(drop))?;
-        }
-        // A flipped bit may give a good file; it must not give a panic, and no tensor may leave the file.
-        for (at, bit) in bad::gguf::flips(header) {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= bit;
-            flipped += 1;
-            match engine::file::gguf::parse(damaged.clone().into()) {
-                Err(e) => refused(&mut t, &Bad::unnamed(format!("{name}, a bit of byte {at}"), Vec::new()), Err(e))?,
-                Ok(read) => {
-                    accepted += 1;
-                    let whole = |x: &engine::file::Tensor| {
-                        x.format.row_bytes(*x.shape.last()?)?.checked_mul(x.shape.iter().rev().skip(1).product())
-                    };
-                    let wrong = read.tensors.iter().find(|(_, x)| whole(x) != Some(x.bytes.len())).map(|(n, _)| n);
-                    t.equal(&format!("{name}, byte {at}: tensors are whole"), &wrong, &None)?;
-                    // Neither a model nor a refusal is wrong here; a panic is.
-                    let _met = understood(damaged);
-                }
-            }
+        for end in bad::damage::cuts(header, bytes.len()) {
+            let met = engine::file::gguf::parse(bytes[..end].to_vec().into());
+            let fits = met.as_ref().err().is_some_and(|e| bad::damage::fits_cut(end, header, e.kind, e.at.as_ref()));
+            t.hold(fits, || Refutation::new(format!("{name} cut to {end} bytes"), format!("{met:?}"), "refused"))?;
         }
     }
-    let hostile = bad::gguf::hostile().map_err(instrument)?;
-    for (i, bad) in hostile.iter().enumerate() {
-        refused(&mut t, bad, understood(bad.bytes.clone()))?;
-        if i % 4 == 0 {
-            refused_by_apr(&mut t, s, bad)?;
-        }
-    }
-    let whole = std::fs::read(s.model()?).map_err(instrument)?;
-    for part in [0, 3, 23, 1000, whole.len() / 3, whole.len() - 1] {
-        let bytes = whole.get(..part).unwrap_or_default().to_vec();
-        refused_by_apr(&mut t, s, &Bad::unnamed(format!("the fixture cut to {part} bytes"), bytes))?;
-    }
-    t.number("flipped bits", f64::from(flipped));
-    t.number("flipped bits that left a readable file", f64::from(accepted));
-    t.number("hostile fields", hostile.len() as f64);
+    refusal::poisoned(&mut t, s)?;
+    refusal::paths(&mut t, s)?;
+    refusal::changed_in_use(&mut t, s)?;
     t.done()
 }
 

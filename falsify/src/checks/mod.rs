@@ -8,8 +8,10 @@
 pub mod cli;
 pub mod cpu;
 pub mod gguf;
+pub mod jid;
 pub mod math;
 pub mod pipe;
+pub mod trace;
 pub mod ux;
 
 use crate::subject::Subject;
@@ -23,8 +25,10 @@ pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("cli", cli::CHECKS),
     ("cpu", cpu::CHECKS),
     ("gguf", gguf::CHECKS),
+    ("jid", jid::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),
+    ("trace", trace::CHECKS),
     ("ux", ux::CHECKS),
 ];
 

@@ -15,6 +15,7 @@ use compute::Want;
 use compute::backend::{NoTap, RowOutput};
 use compute::program::KV_BLOCK;
 use context::{f_pipe_186, f_pipe_187};
+use engine::api::Silent;
 use engine::program::Stage;
 use engine::sample::Sampling;
 use engine::session::{Finish, Loaded, PREFILL_CHUNK, Prompt, Session};
@@ -98,6 +99,7 @@ pub fn f_pipe_166(s: &Subject) -> Attempt {
         round_trip(&mut t, &qwen, apart, composed)?;
         round_trip(&mut t, &llama, apart, apart)?;
     }
+    crate::refusal::long_texts(&mut t, &qwen)?;
     t.number("bytes encoded", bytes as f64);
     t.done()
 }
@@ -251,6 +253,7 @@ pub fn f_pipe_169(s: &Subject) -> Attempt {
             t.hold(said.contains(text), || Refutation::new("the words reach the model", &*said, *text))?;
         }
     }
+    crate::refusal::templates(&mut t, s)?;
     t.done()
 }
 
@@ -293,7 +296,7 @@ pub fn f_pipe_172(s: &Subject) -> Attempt {
             let mut session = Session::new(&mut model);
             running(
                 "the prompt runs",
-                session.prefill(&ids[..n], PREFILL_CHUNK, Want::Logits, &AtomicBool::new(false)),
+                session.prefill(&ids[..n], PREFILL_CHUNK, Want::Logits, &mut Silent, &AtomicBool::new(false)),
             )?;
             same_bits(&mut t, "the last row of a prefill is that of the whole", &last_row(&session)?, &want[n - 1])?;
             running("a step runs", session.feed(&ids[n..=n], Want::Nothing, Want::Logits, &mut NoTap))?;
@@ -548,6 +551,7 @@ pub fn f_pipe_181(s: &Subject) -> Attempt {
             Refutation::new("no piece ends inside a character", format!("{pieces:?}"), "whole characters")
         })?;
     }
+    crate::refusal::stops(&mut t, s)?;
     t.done()
 }
 

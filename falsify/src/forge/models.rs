@@ -385,7 +385,8 @@ impl Model {
     }
 }
 
-fn describe_words(w: &mut Writer, words: &Words) {
+/// What a file says about its tokenizer.
+pub fn describe_words(w: &mut Writer, words: &Words) {
     w.set("tokenizer.ggml.model", "gpt2");
     w.set("tokenizer.ggml.pre", words.pre);
     w.set("tokenizer.ggml.tokens", Value::strings(&words.tokens));

@@ -10,6 +10,7 @@ pub mod evil_input;
 pub mod evil_prompt;
 pub mod evil_sampler;
 pub mod evil_template;
+pub mod evil_trace;
 pub mod mutated_golden;
 pub mod rewrite;
 pub mod rewrite_cpu;
@@ -71,6 +72,7 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_prompt::ALL,
     evil_sampler::ALL,
     evil_template::ALL,
+    evil_trace::ALL,
     mutated_golden::ALL,
     rewrite::ALL,
     rewrite_cpu::ALL,

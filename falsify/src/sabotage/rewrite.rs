@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use compute::Format;
-use compute::program::{NormKind, Op, Program, RopeLayout, Step, Tag, WeightId, WeightRef};
+use compute::program::{BufferId, NormKind, Op, Program, RopeLayout, RopeTable, Step, Tag, WeightId, WeightRef};
 use engine::program::{Stage, tag, untag};
 
 use super::{Means, Saboteur};
@@ -56,6 +56,7 @@ pub static ALL: &[Saboteur] = &[
             }
         })
     }),
+    rewrite("mask-off-by-one", "a row sees the positions before its own, not its own", mask_off_by_one),
     rewrite("window-forgotten", "a row has forgotten what is more than 2048 positions before it", |p| {
         attends(p, |op| {
             if let Op::Attend { window, .. } = op {
@@ -151,6 +152,54 @@ fn replace(p: &mut Program, with: impl Fn(&mut Program, &Step) -> Option<Vec<Ste
     p.steps = steps;
 }
 
+/// Attention over K and V that are one position late: row p finds those of 0, 0, 1 .. p - 1.
+fn mask_off_by_one(p: &mut Program) {
+    replace(p, |p, step| {
+        let Op::Attend { q, k, v, layer, .. } = step.op else { return None };
+        let mut steps = Vec::new();
+        let (late_k, late_v) = (late(p, &mut steps, layer, q, k), late(p, &mut steps, layer, q, v));
+        let mut attend = step.op.clone();
+        if let Op::Attend { k, v, .. } = &mut attend {
+            (*k, *v) = (late_k, late_v);
+        }
+        steps.push(Step { op: attend, tag: step.tag });
+        Some(steps)
+    });
+}
+
+/// A buffer with the rows of `x` one position later; position 0 keeps its own. No operation moves rows, but attention
+/// does: in a window of two positions, scores of -64 for a row's own position and +64 for the one before it, which are
+/// a constant vector that turns by half a circle per position, times itself.
+fn late(p: &mut Program, steps: &mut Vec<Step>, layer: usize, any: BufferId, x: BufferId) -> BufferId {
+    let kv = p.kv[layer];
+    let width = kv.heads * kv.head_dim;
+    let (turning, dst) = (p.buffer(width), p.buffer(width));
+    let nothing = tensor(p, width, p.width(any), &vec![0.0; width * p.width(any)]);
+    let firsts: Vec<f32> = (0..width).map(|i| if i % kv.head_dim == 0 { 8.0 } else { 0.0 }).collect();
+    let firsts = tensor(p, 1, width, &firsts);
+    p.kv.push(kv);
+    let table = RopeTable { inv_freq: Arc::from([std::f32::consts::PI]), mscale: 1.0 };
+    let (heads, head_dim, layout) = (kv.heads, kv.head_dim, RopeLayout::Interleaved);
+    let ops = [
+        Op::MatMul { src: any, weight: nothing, bias: Some(firsts), dst: turning },
+        Op::Rope { buf: turning, heads, head_dim, layout, table },
+        Op::Attend {
+            q: turning,
+            k: turning,
+            v: x,
+            dst,
+            layer: p.kv.len() - 1,
+            heads,
+            scale: -1.0,
+            window: Some(2),
+            softcap: None,
+            causal: true,
+        },
+    ];
+    steps.extend(ops.map(|op| Step { op, tag: UNSEEN }));
+    dst
+}
+
 /// The heads of q change places before attention, and back after it: only the K/V head that each reads is another.
 fn heads_swapped(p: &mut Program) {
     replace(p, |p, step| {
@@ -233,6 +282,42 @@ fn poison(p: &mut Program, value: f32) {
         match &mut step.op {
             Op::Norm { weight: Some(w), .. } if *w == id => *w = poisoned,
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use compute::backend::{Interest, NoTap, Output, Row, Want};
+    use compute::plain::Plain;
+    use compute::{Backend, Batch};
+
+    use super::*;
+
+    /// Logits that are the rows of `late` over the embeddings `(1, 10)`, `(2, 20)`, ...
+    #[test]
+    fn late_rows_are_those_of_the_position_before() {
+        const ROWS: usize = 140;
+        let mut p = Program { vocab: ROWS, ..Program::default() };
+        let x = p.buffer(2);
+        let values: Vec<f32> = (1..=ROWS).flat_map(|i| [i as f32, 10.0 * i as f32]).collect();
+        let table = tensor(&mut p, ROWS, 2, &values);
+        let identity = tensor(&mut p, 2, 2, &[1.0, 0.0, 0.0, 1.0]);
+        p.kv.push(compute::program::KvSpec { heads: 1, head_dim: 2 });
+        p.push(UNSEEN, Op::Embed { table, dst: x, scale: 1.0 });
+        let mut steps = Vec::new();
+        let shifted = late(&mut p, &mut steps, 0, x, x);
+        p.steps.extend(steps);
+        p.push(UNSEEN, Op::Logits { src: shifted, weight: identity, scale: 1.0 });
+        let mut runner = Plain.prepare(&p, &Interest::Nothing).unwrap();
+        runner.reserve_blocks(3).unwrap();
+        let row = |i: usize| Row { sequence: 0, position: i as u32, token: i as u32, want: Want::Logits };
+        let rows: Vec<Row> = (0..ROWS).map(row).collect();
+        let mut out = Output::default();
+        runner.step(&Batch { rows: &rows, tables: &[&[0, 1, 2]] }, &mut out, &mut NoTap).unwrap();
+        for (i, row) in out.rows.iter().enumerate() {
+            let before = i.max(1) as f32;
+            assert_eq!(row.values, [before, 10.0 * before], "row {i}");
         }
     }
 }

@@ -82,3 +82,24 @@ fn missing(tree: &Tree, package: &Package, folder: &str) -> Option<Finding> {
         ..finding("packages", format!("{folder}/Cargo.toml"), format!("{} {what}{when}", package.name))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::tree;
+    use super::*;
+
+    #[test]
+    fn a_package_that_is_not_used_is_found_and_one_that_comes_later_is_pending() {
+        let files = [
+            ("apr/Cargo.toml", "predicates.workspace = true\nclap = \"4\"\n"),
+            ("apr/src/main.rs", "use clap::Parser;"),
+        ];
+        let found = packages(&tree(&files));
+        let of = |name: &str| found.iter().find(|f| f.at == "apr/Cargo.toml" && f.what.starts_with(name));
+        assert!(of("predicates").unwrap().what.contains("nothing uses"));
+        assert!(of("insta").unwrap().what.contains("no direct dependency"));
+        assert!(of("clap").is_none());
+        assert!(found.iter().all(|f| f.pending == f.what.contains("from issue ")), "{found:?}");
+        assert_eq!(PACKAGES.len(), 15);
+    }
+}

@@ -13,6 +13,7 @@ pub static RULES: &[Rule] = &[
         why: "a check that leaves early or asserts nothing prints ok",
         check: early_return,
     },
+    Rule { name: "panics", why: "whatever a file, a user or a peer can cause is an error", check: panics },
     Rule { name: "fixtures", why: "an engine that knows its test knows the answer", check: fixtures },
     Rule { name: "machine-paths", why: "a path of one machine is wrong on every other", check: machine_paths },
 ];
@@ -68,11 +69,35 @@ fn early_return(tree: &Tree) -> Vec<Finding> {
         |line: &str| (line.trim() == "return;" || line.contains(" return;")).then(|| "leaves early".to_string());
     let mut found: Vec<Finding> =
         tree.rust(&["falsify/src/checks/"]).flat_map(|f| f.lines_where(RULE, leaves)).collect();
+    for f in tree.rust(&["falsify/src/checks/"]) {
+        let mut inside = false;
+        for (n, line) in f.code() {
+            inside = line.starts_with("pub fn f_") || inside && line != "}";
+            if inside && ["return Ok(", "return t.done("].iter().any(|w| line.contains(w)) {
+                found.push(finding(RULE, format!("{}:{n}", f.path), "survives before its end"));
+            }
+        }
+    }
     for f in tree.rust(&["engine/", "apr/", "falsify/"]) {
         let lines = f.text.lines().enumerate().filter(|(_, l)| l.contains(hollow));
         found.extend(lines.map(|(i, _)| finding(RULE, format!("{}:{}", f.path, i + 1), "asserts nothing")));
     }
     found
+}
+
+fn panics(tree: &Tree) -> Vec<Finding> {
+    let words = [".unwrap()", "panic!(", "todo!(", "unimplemented!(", ".expect(", "unreachable!("];
+    let tests = |f: &&File| {
+        let stem = f.path.rsplit('/').next().unwrap_or_default();
+        matches!(stem, "tests.rs" | "testing.rs")
+    };
+    // What cannot happen may be said so, in words that a reader can check.
+    let bad = |l: &str| {
+        let word = words.iter().find(|w| l.contains(**w))?;
+        (!l.contains("(\"invariant: ")).then(|| format!("{word} without an invariant"))
+    };
+    let product = tree.rust(&["engine/src/", "engine/compute/src/", "apr/src/"]);
+    product.filter(|f| !tests(f)).flat_map(|f| f.lines_where("panics", bad)).collect()
 }
 
 /// Names, hashes and prompts of the fixtures, none of which may stand in the engine.

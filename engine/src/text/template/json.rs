@@ -141,7 +141,7 @@ impl Json<'_> {
 }
 
 /// `repr` of a Python float: `1e-07` and `1e+16` where Rust says `1e-7` and `1e16`.
-fn python_float(x: f64) -> String {
+pub(super) fn python_float(x: f64) -> String {
     if !x.is_finite() {
         return if x.is_nan() {
             "NaN"

@@ -34,14 +34,51 @@ pub(super) fn marked(text: &str, mark: char) -> String {
     out
 }
 
-/// A JSON value as the engine has it, every text marked. Names, in values as in keys, stay as they are: templates
-/// compare them (`param.type == 'string'`), and no control token is made of letters, digits, `_` and `-` alone.
-pub(super) fn value(json: &Json, mark: Option<char>) -> Value {
-    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    let text = |text: &str| match mark {
-        Some(mark) if !is_name(text) => Value::from(marked(text, mark)),
-        _ => Value::from(text),
-    };
+/// How texts from outside are given to a template.
+#[derive(Clone, Copy)]
+pub(super) enum Marking<'a> {
+    /// As they are.
+    Not,
+    /// Every letter marked.
+    All(char),
+    /// Marked, but for fields that are words of the template's source. It compares them (`param.type == 'string'`).
+    ButWords(char, &'a BTreeSet<&'a str>),
+}
+
+impl Marking<'_> {
+    /// The mark.
+    pub fn mark(self) -> Option<char> {
+        match self {
+            Marking::Not => None,
+            Marking::All(mark) | Marking::ButWords(mark, _) => Some(mark),
+        }
+    }
+
+    /// What somebody said.
+    pub fn text(self, text: &str) -> Value {
+        self.mark().map_or_else(|| Value::from(text), |mark| Value::from(marked(text, mark)))
+    }
+
+    /// A key or a value of a tool, of a call or of a part.
+    fn field(self, text: &str) -> Value {
+        match self {
+            Marking::ButWords(_, words) if words.contains(text) => Value::from(text),
+            _ => self.text(text),
+        }
+    }
+}
+
+/// The words of a source.
+pub(super) fn words(source: &str) -> BTreeSet<&str> {
+    source.split(|c: char| !is_of_word(c)).filter(|word| !word.is_empty()).collect()
+}
+
+fn is_of_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+/// A JSON value as the engine has it.
+pub(super) fn value(json: &Json, marking: Marking) -> Value {
     match json {
         Json::Null => Value::from(()),
         Json::Bool(b) => Value::from(*b),
@@ -50,9 +87,9 @@ pub(super) fn value(json: &Json, mark: Option<char>) -> Value {
             (None, Some(n)) => Value::from(n),
             (None, None) => Value::from(n.as_f64().unwrap_or(f64::NAN)),
         },
-        Json::String(s) => text(s),
-        Json::Array(items) => items.iter().map(|item| value(item, mark)).collect(),
-        Json::Object(map) => Value::from_pairs(map.iter().map(|(k, v)| (text(k), value(v, mark)))),
+        Json::String(s) => marking.field(s),
+        Json::Array(items) => items.iter().map(|item| value(item, marking)).collect(),
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(k, v)| (marking.field(k), value(v, marking)))),
     }
 }
 

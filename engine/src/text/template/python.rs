@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use minijinja::value::{Kwargs, ObjectRepr, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
@@ -11,6 +12,9 @@ use super::{json, strftime};
 /// Puts all of it into the environment.
 pub(super) fn install(env: &mut Environment, now: SystemTime) {
     env.add_filter("tojson", json::tojson);
+    env.add_filter("indent", indent);
+    env.add_filter(BOUND, bound_method);
+    env.add_filter(FACTOR, factor);
     // To the engine, none is an empty list; templates ask `tools is iterable` and then for the length.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function("raise_exception", raise_exception);
@@ -21,6 +25,75 @@ pub(super) fn install(env: &mut Environment, now: SystemTime) {
     for name in ["batch", "slice", "format"] {
         env.remove_filter(name);
     }
+}
+
+/// The filter for both sides of a product.
+pub(super) const FACTOR: &str = "_factor";
+
+/// Numbers, and texts, which the engine repeats for fuel.
+fn factor(value: Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::Number | ValueKind::String | ValueKind::Bool => Ok(value),
+        kind => Err(Error::new(ErrorKind::InvalidOperation, format!("{kind} cannot be multiplied in a chat template"))),
+    }
+}
+
+/// The filter that stands for `value.items` where nobody calls it.
+pub(super) const BOUND: &str = "_bound";
+
+/// What it is called on a dict: Python looks for methods before keys, so `schema.items` is a method although the schema
+/// has a key of that name. Nothing can be done with it but ask whether it is there.
+pub(super) const DICT_METHODS: &[&str] = &["items", "keys", "values", "get", "copy"];
+
+fn bound_method(value: &Value, name: &str) -> Result<Value, Error> {
+    if value.kind() == ValueKind::Map {
+        return Ok(Value::from_object(Method));
+    }
+    value.get_attr(name)
+}
+
+#[derive(Debug)]
+struct Method;
+
+impl minijinja::value::Object for Method {
+    fn repr(self: &std::sync::Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+}
+
+/// Jinja's `indent`, which keeps a last empty line. The engine's does not.
+fn indent(
+    state: &State,
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let width = width.map_or_else(|| options.get::<Option<Value>>("width"), |w| Ok(Some(w)))?;
+    let first = first.map_or_else(|| options.get::<Option<bool>>("first"), |f| Ok(Some(f)))?.unwrap_or(false);
+    let blank = options.get::<Option<bool>>("blank")?.unwrap_or(false);
+    options.assert_all_used()?;
+    let lines = text.split('\n');
+    let blanks = match width {
+        Some(text) if text.as_str().is_some() => text.to_string(),
+        Some(number) => {
+            let number = usize::try_from(number)?;
+            pay(state, number)?;
+            " ".repeat(number)
+        }
+        None => "    ".into(),
+    };
+    pay(state, text.len().saturating_add(blanks.len().saturating_mul(lines.clone().count())))?;
+    let mut out = String::with_capacity(text.len());
+    for (n, line) in lines.enumerate() {
+        out.push_str(if n > 0 { "\n" } else { "" });
+        // `first` is for the first line, however empty it is.
+        if (n == 0 && first) || (n > 0 && (blank || !line.is_empty())) {
+            out.push_str(&blanks);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
 }
 
 /// What a template said by `raise_exception`.

@@ -3,8 +3,9 @@
 //! A template comes with a model file: it is a program by a stranger. `minijinja` bounds its steps and bytes by fuel,
 //! but not recursion: 6,000 `+` overflow the stack while parsing, and `{% set ns.x = ns %}{{ ns }}` while printing. So
 //! tags are counted here, and wherever a value gets a name or comes out of a filter, it is weighed (see `bound.rs`).
+//! Where the engine and Python differ in a way that no filter can mend, the tag is rewritten here too.
 
-use super::bound;
+use super::{bound, python};
 use crate::limits;
 
 /// Why a source is refused: words, and whether it is merely too large.
@@ -35,8 +36,9 @@ pub(super) fn prepared(source: &str) -> Result<String, Refused> {
     let mut at = 0;
     while let Some(tag) = next_tag(source, at)? {
         at = tag.end;
-        products(&tag)?;
+        operators(&tag, &mut edits);
         filters(&tag, &mut edits);
+        bound_methods(&tag, &mut edits);
         if tag.is_block {
             nesting.enter(&tag)?;
             block(&tag, &mut edits)?;
@@ -66,6 +68,11 @@ impl<'s> Tag<'s> {
     /// The word that says what kind of block it is.
     fn word(&self) -> &'s str {
         self.tokens.first().map_or("", |t| t.text)
+    }
+
+    /// Whether this token is left of a `=` that assigns.
+    fn is_target(&self, n: usize) -> bool {
+        self.is_block && self.word() == "set" && assignment(self).is_none_or(|sign| n < sign)
     }
 
     /// The names in these tokens: they are what a template calls values.
@@ -178,19 +185,43 @@ fn assignment(tag: &Tag) -> Option<usize> {
     (tag.tokens[after_target].text == "=").then_some(after_target)
 }
 
-/// A list times a number is a list without end; only texts are repeated, and those say so: `'-' * n`, `n * '-'`.
-fn products(tag: &Tag) -> Result<(), Refused> {
-    let is_text = |token: Option<&Token>| token.is_some_and(|t| t.text.starts_with(['\'', '"']));
-    let goes_on = |token: Option<&Token>| token.is_some_and(|t| matches!(t.text, "|" | "." | "[" | "("));
-    for n in (0..tag.tokens.len()).filter(|n| tag.tokens[*n].text == "*") {
-        let left = n > 0 && is_text(tag.tokens.get(n - 1));
-        // `'9999'|int` begins with a text and is none.
-        let right = is_text(tag.tokens.get(n + 1)) && !goes_on(tag.tokens.get(n + 2));
-        if !left && !right {
-            return malformed("a product (*) is supported only of a text in quotes and a number");
+/// A list times a number is a list without end: `a * b` becomes `a|_factor * b|_factor`, which lets no list through.
+/// `a ~ b` becomes `a|string ~ b|string`, because the engine joins floats as Rust prints them.
+fn operators(tag: &Tag, edits: &mut Edits) {
+    let tokens = &tag.tokens;
+    let arithmetic = tokens.iter().any(|t| matches!(t.text, "*" | "/" | "//" | "%" | "**"));
+    for n in (1..tokens.len()).filter(|n| matches!(tokens[*n].text, "*" | "~")) {
+        let filter = match tokens[n].text {
+            "*" => python::FACTOR,
+            // `a * b ~ c`: neither `b` nor anything else here may become a text too early.
+            _ if arithmetic => continue,
+            _ => "string",
+        };
+        edits.filter(tokens[n - 1], filter);
+        let last = operand(tokens, n + 1);
+        if let Some(last) = tokens.get(last).filter(|_| tokens.get(last + 1).is_none_or(|t| t.text != tokens[n].text)) {
+            edits.filter(*last, filter);
         }
     }
-    Ok(())
+}
+
+/// The last token of the operand that begins at `start`: signs, a value, and what is asked of it.
+fn operand(tokens: &[Token], start: usize) -> usize {
+    let bracket = |at: usize| tokens.get(at).is_some_and(|t| matches!(t.text, "(" | "[" | "{"));
+    let over = |at: usize| if bracket(at) { closing(tokens, at).unwrap_or(at) } else { at };
+    let text = |at: usize| tokens.get(at).map_or("", |t| t.text);
+    let mut at = start;
+    while matches!(text(at), "-" | "+") {
+        at += 1;
+    }
+    at = over(at);
+    loop {
+        at = match text(at + 1) {
+            "." | "|" => at + 2,
+            "(" | "[" => over(at + 1),
+            _ => return at,
+        };
+    }
 }
 
 /// `a|f(b)` becomes `a|f(b)|weighed`: a filter may repeat a value any number of times.
@@ -198,24 +229,37 @@ fn filters(tag: &Tag, edits: &mut Edits) {
     for n in (0..tag.tokens.len()).filter(|n| tag.tokens[*n].text == "|") {
         let Some(name) = tag.tokens.get(n + 1) else { return };
         let has_arguments = tag.tokens.get(n + 2).is_some_and(|t| t.text == "(");
-        let last = if has_arguments { closing(&tag.tokens, n + 2) } else { Some(name) };
+        let last = if has_arguments { closing(&tag.tokens, n + 2).map(|n| &tag.tokens[n]) } else { Some(name) };
         if let Some(last) = last {
-            edits.insert(last.at + last.text.len(), format!("|{}", bound::NAMED));
+            edits.filter(*last, bound::NAMED);
+        }
+    }
+}
+
+/// `a.items` becomes `a|_bound("items")`, but for `a.items()` and where more is asked of it.
+fn bound_methods(tag: &Tag, edits: &mut Edits) {
+    for at in tag.tokens.windows(2).enumerate().filter(|(_, pair)| pair[0].text == ".").map(|(n, _)| n) {
+        let (dot, name) = (tag.tokens[at], tag.tokens[at + 1]);
+        let goes_on = tag.tokens.get(at + 2).is_some_and(|t| matches!(t.text, "(" | "[" | "."));
+        if python::DICT_METHODS.contains(&name.text) && !goes_on && !tag.is_target(at) {
+            edits.replace(dot, &format!("|{}('{}')", python::BOUND, name.text));
+            edits.replace(name, "");
         }
     }
 }
 
 /// The bracket that closes the one at `open`.
-fn closing<'t, 's>(tokens: &'t [Token<'s>], open: usize) -> Option<&'t Token<'s>> {
+fn closing(tokens: &[Token], open: usize) -> Option<usize> {
     let mut depth = 0_usize;
-    tokens[open..].iter().find(|t| {
+    let length = tokens[open..].iter().position(|t| {
         match t.text {
             "(" | "[" | "{" => depth += 1,
             ")" | "]" | "}" => depth -= 1,
             _ => {}
         }
         depth == 0
-    })
+    });
+    Some(open + length?)
 }
 
 /// What must change in a block tag.
@@ -287,6 +331,11 @@ impl Edits {
         self.edits.push((at, 0, text));
     }
 
+    /// A filter behind a token.
+    fn filter(&mut self, token: Token, name: &str) {
+        self.insert(token.at + token.text.len(), format!("|{name}"));
+    }
+
     fn replace(&mut self, token: Token, text: &str) {
         self.edits.push((token.at, token.text.len(), text.into()));
     }
@@ -329,10 +378,18 @@ mod tests {
         same("{% set n.a, b = [1], {'}}': 2} %}", "{% set n.a, b =( [1], {'}}': 2} )|_kept %}");
         same("{% set a -%}x{% endset %}", "{% set a |_named -%}x{% endset %}");
         same("{% set a | default(v=1) %}x", "{% set a | default(v=1)|_named %}x");
-        same("{{ a|f(b|g, '|') ~ 'c|d' }}", "{{ a|f(b|g|_named, '|')|_named ~ 'c|d' }}");
+        same("{{ a|f(b|g, '|') + 'c|d' }}", "{{ a|f(b|g|_named, '|')|_named + 'c|d' }}");
+        same("{{ a * -b.c[d](e)|f }}", "{{ a|_factor * -b.c[d](e)|f|_factor|_named }}");
+        same("{{ (a) ~ b[c ~ 1].d ~ 'e' }}", "{{ (a)|string ~ b[c|string ~ 1|string].d|string ~ 'e'|string }}");
+        same("{{ a * b ~ c }}", "{{ a|_factor * b|_factor ~ c }}");
         same("{% for k, v in x -%}", "{% for k, v in x -%}{% set k = k|_named -%}{% set v = v|_named -%}");
         same("{% macro m(a, b=[c, d]) %}", "{% macro m(a, b=[c, d]) %}{% set a = a|_named %}{% set b = b|_named %}");
         same("{% call(a) m(b) %}", "{% call(a) m(b) %}{% set a = a|_named %}");
+        same(
+            "{{ a.items.b }}{{ a.items() }}{{ [a.items] }}",
+            "{{ a.items.b }}{{ a.items() }}{{ [a|_bound('items')] }}",
+        );
+        same("{% set a.items = b.keys %}", "{% set a.items =( b|_bound('keys') )|_kept %}");
         same("{% call m(b) %}", "{% call m(b) %}");
         same("{%- generation -%}{% endgeneration %}", "{%- if true -%}{% endif %}");
     }
@@ -359,8 +416,6 @@ mod tests {
             "{% raw %}",
             "{% elif a %}",
             "{% set n.a | list %}",
-            "{{ a * 2 }}",
-            "{{ a * '2'|int }}",
         ] {
             assert!(prepared(source).is_err(), "{source}");
         }

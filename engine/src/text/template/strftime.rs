@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `datetime.now().strftime(format)`, in UTC: the time zone of a server is nothing a model should depend on.
-pub(super) fn strftime(format: &str, now: SystemTime) -> String {
+pub fn strftime(format: &str, now: SystemTime) -> String {
     const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
     const MONTHS: [&str; 12] = [
         "January",

@@ -1,0 +1,35 @@
+//! `apr replay`: a recorded execution once more.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use engine::api::Silent;
+use engine::{Error, Kind, Options, Result, limits, term, trace};
+
+use crate::args::ReplayArgs;
+use crate::interrupt;
+
+/// Runs it again and compares.
+pub fn execute(args: &ReplayArgs) -> Result<ExitCode> {
+    let cancel = interrupt::watch()?;
+    let recorded = read(&args.trace)?;
+    let options = Options { threads: args.threads, cancel, ..Options::default() };
+    let replay = trace::replay(&recorded, args.model.as_deref(), options, &mut Silent)?;
+    match replay.difference {
+        None => {
+            term::print_line(&format!("{} events, every one the same", replay.same))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(what) => Err(Error::new(Kind::Inference, format!("{} events are the same; {what}", replay.same))),
+    }
+}
+
+fn read(path: &Path) -> Result<serde_json::Value> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|e| Error::from_io(&e, path))?;
+    let read = file.take(limits::TRACE_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|e| Error::from_io(&e, path))?;
+    serde_json::from_str(&text).map_err(|e| Error::malformed(format!("the trace is not JSON: {e}")))
+}
