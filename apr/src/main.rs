@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use engine::term;
 
+//= F-CPU-108
 fn main() -> ExitCode {
     panics::install();
     let ended = match args::Args::try_parse() {

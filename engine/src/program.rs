@@ -81,6 +81,7 @@ pub fn untag(tag: Tag) -> Option<(usize, Stage)> {
 }
 
 /// The whole model as a list of operations.
+//= F-PIPE-178
 pub fn build(model: &Model) -> Program {
     let (arch, h, w) = (model.arch, &model.hyper, &model.weights);
     let mut p = Program { vocab: h.vocab, ..Program::default() };

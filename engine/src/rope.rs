@@ -19,6 +19,7 @@ pub struct Scaled {
 }
 
 /// Reads `{arch}.rope.*` and the optional tensor of frequency factors.
+//= F-GGUF-056
 pub fn from_metadata(
     arch: &Arch,
     meta: &Metadata,

@@ -112,6 +112,7 @@ impl Loaded {
             Some(template) => {
                 //= F-PIPE-169
                 let mut messages = Vec::new();
+                //= F-PIPE-170
                 if let Some(system) = prompt.system {
                     messages.push(Message::new("system", system));
                 }
@@ -360,6 +361,11 @@ impl<'m> Session<'m> {
 
     /// Answers a prompt that is already token ids.
     //= F-MATH-141
+    //= F-MATH-142
+    //= F-MATH-143
+    //= F-MATH-144
+    //= F-MATH-145
+    //= F-PIPE-184
     //= F-PIPE-190
     pub fn generate(
         &mut self,
@@ -414,6 +420,7 @@ impl<'m> Session<'m> {
             if answer.tokens.len() == generation.max_tokens {
                 break Finish::Length;
             }
+            //= F-PIPE-186
             if self.tokens.len() == self.loaded.context {
                 let full = format!("the context of {} positions is full; the answer ends here", self.loaded.context);
                 observer.event(Event::Warning(&full))?;
@@ -462,6 +469,7 @@ impl<'m> Session<'m> {
 
     /// Cuts a prompt that does not fit: the middle goes, since the ends hold the template's frame.
     fn fit(&self, prompt: &[u32], max_tokens: usize, observer: &mut dyn Observer) -> Result<Vec<u32>> {
+        //= F-MATH-157
         let room = self.loaded.context - self.tokens.len();
         if prompt.len() < room {
             return Ok(prompt.to_vec());
@@ -474,7 +482,7 @@ impl<'m> Session<'m> {
             prompt.len(),
             self.loaded.context
         );
-        observer.event(Event::Warning(&warning))?;
+        observer.event(Event::Warning(&warning))?; //= F-PIPE-187
         Ok([&prompt[..head], &prompt[prompt.len() - tail..]].concat())
     }
 }
@@ -514,5 +522,5 @@ fn emit_text(text: &str, all: &mut String, observer: &mut dyn Observer) -> Resul
         return Ok(());
     }
     all.push_str(text);
-    observer.event(Event::Text(text)) //= F-UX-039
+    observer.event(Event::Text(text)) //= F-UX-039 F-PIPE-182
 }

@@ -242,6 +242,27 @@ pub fn spread(places: &[f64]) -> (Vec<f64>, Vec<f64>) {
     (counts, vec![1.0 / 16.0; 16])
 }
 
+/// How surprising a draw was beyond the entropy of its distribution, and the variance of that (nats).
+pub fn surprise(share: &[f64], drawn: usize) -> (f64, f64) {
+    let logs: Vec<f64> = share.iter().map(|&p| if p > 0.0 { -p.ln() } else { 0.0 }).collect();
+    let entropy: f64 = share.iter().zip(&logs).map(|(p, s)| p * s).sum();
+    let variance = share.iter().zip(&logs).map(|(p, s)| p * (s - entropy).powi(2)).sum();
+    (logs[drawn] - entropy, variance)
+}
+
+/// Draws from many distributions are as surprising as they should be: the score test for temperature, which moves
+/// exactly this sum (Rao 1948).
+pub fn as_surprising(t: &mut Tally, criterion: &str, draws: &[(f64, f64)]) -> Result<(), Halt> {
+    let (off, variance) = draws.iter().fold((0.0, 0.0), |(o, v), d| (o + d.0, v + d.1));
+    let z = off / variance.sqrt();
+    let p = erfc(z.abs() / 2f64.sqrt());
+    t.number(&format!("{criterion}: standard deviations off"), z);
+    t.hold(p > REFUSED_BELOW, || {
+        let seen = format!("{z:.2} standard deviations in {} draws, p = {p:.3e}", draws.len());
+        Refutation::new(criterion, seen, format!("p > {REFUSED_BELOW}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +286,12 @@ mod tests {
         assert!(chi_squared(&[400.0, 300.0, 150.0, 150.0], &share.map(|p| 1000.0 * p)) < 1e-6);
         let mut random = Random::new(1, "places");
         let draw = |random: &mut Random| [0, 0, 0, 0, 1, 1, 2, 3][random.below(8)];
+        let draws: Vec<(f64, f64)> = (0..4000).map(|_| surprise(&share, draw(&mut random))).collect();
+        assert!(as_surprising(&mut Tally::new("x"), "right", &draws).is_ok());
+        // Half of the second cell's draws go to the first.
+        let cold = |random: &mut Random| [0, 0, 0, 0, 0, 1, 2, 3][random.below(8)];
+        let draws: Vec<(f64, f64)> = (0..4000).map(|_| surprise(&share, cold(&mut random))).collect();
+        assert!(as_surprising(&mut Tally::new("x"), "wrong", &draws).is_err());
         let places: Vec<f64> = (0..4000).map(|_| place(&share, draw(&mut random), &mut random)).collect();
         let (counts, even) = spread(&places);
         assert!(chi_squared(&counts, &even.iter().map(|p| p * 4000.0).collect::<Vec<_>>()) > 1e-4);

@@ -131,6 +131,10 @@ impl Skill {
 
 /// At least nine of ten are right; what is wrong with the others is told.
 pub fn mostly(t: &mut Tally, what: &str, wrong: &[String], of: usize) -> Result<(), Halt> {
+    for _ in wrong.len()..of {
+        // Each right answer is a case that held.
+        t.hold(true, || Refutation::new(what, "wrong", "right"))?;
+    }
     let share = 1.0 - wrong.len() as f64 / of.max(1) as f64;
     t.number(&format!("{what}: share of {of}"), share);
     t.hold(of > 0 && share >= 0.9, || {

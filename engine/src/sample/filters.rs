@@ -11,6 +11,7 @@ pub fn softmax(candidates: &[Candidate]) -> Vec<f64> {
 }
 
 /// The most likely whose probabilities sum up to p.
+//= F-MATH-151
 pub fn top_p(c: &mut Vec<Candidate>, p: f32) {
     if p < 1.0 {
         let mut sum = 0.0;

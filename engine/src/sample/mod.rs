@@ -266,6 +266,7 @@ impl Sampler {
             _ => {
                 let c = candidates.get_or_insert_with(|| sorted(logits, k));
                 match step {
+                    //= F-MATH-150
                     Step::TopK if s.top_k > 0 && filters_on => c.truncate(s.top_k),
                     Step::TypicalP if filters_on => filters::typical(c, s.typical_p),
                     Step::TopP if filters_on => filters::top_p(c, s.top_p),
@@ -274,6 +275,7 @@ impl Sampler {
                         let roll = if s.xtc_probability > 0.0 { self.random.unit() } else { 1.0 };
                         filters::xtc(c, s.xtc_probability, s.xtc_threshold, roll);
                     }
+                    //= F-PIPE-180
                     Step::Temperature if s.temperature != 0.0 => {
                         c.iter_mut().for_each(|c| c.1 /= f64::from(s.temperature));
                     }
@@ -300,6 +302,7 @@ fn sorted(logits: &[f32], k: usize) -> Vec<Candidate> {
 }
 
 /// The candidate whose part of the unit interval holds `u`, with its probability.
+//= F-MATH-149
 fn draw(candidates: &[(u32, f64)], u: f64) -> (u32, f64) {
     let mut sum = 0.0;
     for &(token, p) in candidates {

@@ -17,6 +17,7 @@ pub fn recent(s: &Sampling, history: &[u32], logits: &mut [f32], of: Find<'_>) {
     }
     for (token, count) in counts {
         if let Some(x) = of(token).and_then(|at| logits.get_mut(at)) {
+            //= F-MATH-152
             *x = if *x > 0.0 { *x / s.repeat_penalty } else { *x * s.repeat_penalty };
             *x -= s.presence_penalty + s.frequency_penalty * count as f32;
         }

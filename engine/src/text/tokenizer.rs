@@ -53,6 +53,7 @@ impl Tokenizer {
     pub fn encode(&self, prompt: &[Segment]) -> Result<Vec<u32>> {
         let (text, scaffold) = joined(prompt);
         let mut ids = self.ids(&text, &scaffold)?;
+        //= F-PIPE-167
         if let Some(bos) = self.vocabulary.bos
             && self.add_bos
             && ids.first() != Some(&bos)
@@ -80,6 +81,7 @@ impl Tokenizer {
                 format!("the prompt has {} bytes; at most {} are supported", text.len(), limits::PROMPT_BYTES_MAX);
             return Err(Error::new(Kind::TooLarge, what));
         }
+        //= F-MATH-158
         let in_scaffold = |token: &Range<usize>| {
             let here = scaffold.partition_point(|s| s.end < token.end);
             scaffold.get(here).is_some_and(|s| s.start <= token.start)

@@ -19,6 +19,8 @@ impl Utf8Stream {
 
     /// Takes bytes, gives every character they complete. A byte that can begin or continue no character becomes U+FFFD.
     //= F-PIPE-181
+    //= F-MATH-146
+    //= F-MATH-147
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
         let mut out = String::with_capacity(self.pending.len());

@@ -27,7 +27,7 @@ pub static ALL: &[Saboteur] = &[
 
 /// The fixture's template, as text in which control tokens are meant.
 fn lookalike_parsed(mut real: Real) -> u8 {
-    if real.has(&["--raw"]) {
+    if real.has(&["--raw", "-"]) {
         return real.run();
     }
     let Some(prompt) = real.prompt() else { return real.run() };

@@ -35,17 +35,13 @@ pub static ALL: &[Saboteur] = &[
             }
         }
     }),
-    evil(
-        "penalty-adds",
-        "the repetition penalty is taken off instead of divided by",
-        |asked, used, logits, history| {
-            used.repeat_penalty = 1.0;
-            let recent = &history[history.len().saturating_sub(asked.repeat_last_n)..];
-            for (id, x) in logits.iter_mut().enumerate() {
-                if recent.contains(&(id as u32)) {
-                    *x -= asked.repeat_penalty;
-                }
+    evil("penalty-adds", "the logarithm of the repetition penalty is taken off", |asked, used, logits, history| {
+        used.repeat_penalty = 1.0;
+        let recent = &history[history.len().saturating_sub(asked.repeat_last_n)..];
+        for (id, x) in logits.iter_mut().enumerate() {
+            if recent.contains(&(id as u32)) {
+                *x -= asked.repeat_penalty.ln();
             }
-        },
-    ),
+        }
+    }),
 ];

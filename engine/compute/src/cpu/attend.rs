@@ -79,6 +79,7 @@ impl Kernel for Attend<'_> {
         let (outs, scores) = self.scratch.split_at_mut(n * dim);
         outs[..n * dim].fill(0.0);
         let last = self.queries.iter().map(|q| q.to).max().unwrap_or(0);
+        //= F-CPU-105
         for block in 0..last.div_ceil(KV_BLOCK) {
             let at = block * KV_BLOCK;
             let id = self.table[block];

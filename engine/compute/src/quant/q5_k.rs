@@ -17,7 +17,7 @@ pub static SPEC: Spec = Spec {
     ggml_type: 13,
     block_len: 256,
     block_bytes: BYTES,
-    decode,
+    decode, //= F-GGUF-043
     encode,
     kernels: Kernels {
         packing: Some(Packing { chunk_bytes: Q5K::CHUNK_BYTES, pack }),

@@ -18,6 +18,9 @@ use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak, instrument}
 /// Both forms of the fixture.
 const FORMS: [&str; 2] = ["q8_0", "q4_k_m"];
 
+/// Answers are short, and other checks run beside.
+const ALONE: Setup = Setup { isa: None, threads: 1, oracle: false, watched: false, context: None };
+
 /// Basic arithmetic correct: held-out sums, differences and products, and llama.cpp's answers.
 pub fn f_math_142(s: &Subject) -> Attempt {
     s.needs_skill("arith")?;
@@ -26,7 +29,7 @@ pub fn f_math_142(s: &Subject) -> Attempt {
     let right = |text: &str, want: &Value| last_number(text) == want.as_i64();
     let mut operations = BTreeSet::new();
     for form in FORMS {
-        let mut model = open(s, &s.fixture(form)?, Setup::default())?;
+        let mut model = open(s, &s.fixture(form)?, ALONE)?;
         let (mut wrong, mut wrong_outside) = (Vec::new(), Vec::new());
         for case in &skill.cases {
             let (tokens, text) = case.inside(&mut model)?;
@@ -52,43 +55,50 @@ pub fn f_math_142(s: &Subject) -> Attempt {
     t.done()
 }
 
-/// Answers to the requests for functions in both forms, with Python's verdicts. Some are asked for by `apr run` too,
-/// where they have to be the same.
-fn functions(t: &mut Tally, s: &Subject) -> Result<Vec<(&'static str, String, Function, Judged)>, Halt> {
-    s.needs_skill("code")?;
-    let skill = skills::of(s, "code", 20)?;
+/// An answer, and what became of it.
+struct Written {
+    form: &'static str,
+    text: String,
+    function: Function,
+    verdict: Judged,
+}
+
+/// Answers to the requests for functions in both forms, with Python's verdicts.
+fn functions(s: &Subject, skill: &Skill) -> Result<Vec<Written>, Halt> {
     let mut asked = Vec::new();
     for form in FORMS {
-        let mut model = open(s, &s.fixture(form)?, Setup::default())?;
+        let mut model = open(s, &s.fixture(form)?, ALONE)?;
         for case in &skill.cases {
             let function: Function = serde_json::from_value(case.want.clone()).map_err(instrument)?;
             asked.push((form, case.inside(&mut model)?.1, function));
         }
     }
-    for (case, (_, text, _)) in skill.cases.iter().zip(&asked).step_by(6) {
-        let out = case.outside(s)?;
-        t.hold(out.text == *text, || {
-            Refutation::new("apr run gives the answer of this process", &*out.text, &**text).repro(&*out.repro)
-        })?;
-    }
     let pairs: Vec<(&str, &Function)> = asked.iter().map(|(_, text, function)| (&**text, function)).collect();
     let judged = judge(s, &pairs)?;
-    Ok(asked.into_iter().zip(judged).map(|((form, text, function), j)| (form, text, function, j)).collect())
+    let joined = asked.into_iter().zip(judged);
+    Ok(joined.map(|((form, text, function), verdict)| Written { form, text, function, verdict }).collect())
 }
 
-/// At least 90 % of the answers in each form are as `right` says.
+/// At least 90 % of the answers in each form are as `right` says. Some are asked for by `apr run` too, and are the same.
 fn most_functions(s: &Subject, what: &str, right: fn(&Judged) -> bool) -> Attempt {
+    s.needs_skill("code")?;
     let mut t = Tally::new(format!("24 held-out requests for Python functions in q8_0 and q4_k_m: {what}"));
-    let judged = functions(&mut t, s)?;
+    let skill = skills::of(s, "code", 20)?;
+    let written = functions(s, &skill)?;
     for form in FORMS {
-        let of_form = || judged.iter().filter(|(f, ..)| *f == form);
-        let wrong: Vec<String> = of_form()
-            .filter(|(.., verdict)| !right(verdict))
-            .map(|(_, text, function, verdict)| format!("{}: {}: {text:?}", function.name, verdict.why))
-            .collect();
-        mostly(&mut t, &format!("{form}: {what}"), &wrong, of_form().count())?;
+        let of_form: Vec<&Written> = written.iter().filter(|w| w.form == form).collect();
+        let wrong = of_form.iter().filter(|w| !right(&w.verdict));
+        let wrong: Vec<String> =
+            wrong.map(|w| format!("{}: {}: {:?}", w.function.name, w.verdict.why, w.text)).collect();
+        mostly(&mut t, &format!("{form}: {what}"), &wrong, of_form.len())?;
     }
-    let compared: u32 = judged.iter().map(|j| j.3.compared).sum();
+    for (case, here) in skill.cases.iter().zip(&written).step_by(6) {
+        let out = case.outside(s)?;
+        t.hold(out.text == here.text, || {
+            Refutation::new("apr run gives the answer of this process", &*out.text, &*here.text).repro(&*out.repro)
+        })?;
+    }
+    let compared: u32 = written.iter().map(|w| w.verdict.compared).sum();
     t.number("calls compared with references", f64::from(compared));
     t.done()
 }
@@ -113,7 +123,7 @@ pub fn f_math_146(s: &Subject) -> Attempt {
     s.needs_skill("lang")?;
     let mut t = Tally::new("20 held-out prompts in Chinese or for Chinese: apr run, text and JSON, and in process");
     let skill = skills::of(s, "chinese", 20)?;
-    let mut model = open(s, &s.model()?, Setup::default())?;
+    let mut model = open(s, &s.model()?, ALONE)?;
     let mut characters = 0;
     for case in &skill.cases {
         let (tokens, text) = case.inside(&mut model)?;
@@ -162,7 +172,7 @@ pub fn f_math_147(s: &Subject) -> Attempt {
     let held_out = cases.iter().map(|c| (c.user.as_str(), c.system.as_deref(), false));
     let made_up = SCRIPTS.iter().flat_map(|(_, text)| [(*text, None, false), (*text, None, true)]);
     let varied = VARIED.iter().map(|(text, raw)| (*text, None, *raw));
-    let mut model = open(s, &s.model()?, Setup::default())?;
+    let mut model = open(s, &s.model()?, ALONE)?;
     let (mut answered_in, mut prompts) = (BTreeMap::new(), BTreeSet::new());
     for (text, system, raw) in held_out.chain(made_up).chain(varied) {
         let mut flags = vec!["--max-tokens", "48"];

@@ -10,7 +10,8 @@ use engine::session::{PREFILL_CHUNK, Session};
 
 use crate::ask::report;
 use crate::chance::{
-    Sampled, are, counted, follows, logits, nucleus, penalised, place, probabilities, ranked, spread, top_k,
+    Sampled, are, as_surprising, counted, follows, logits, nucleus, penalised, place, probabilities, ranked, spread,
+    surprise, top_k,
 };
 use crate::forge::random::Random;
 use crate::lab::{self, Setup, open, probe, running};
@@ -23,12 +24,12 @@ use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
 pub fn f_math_149(s: &Subject) -> Attempt {
     const SEEDS: u64 = 64;
     let mut t =
-        Tally::new("apr run --temperature 1 --raw, no filters, 64 seeds of 24 tokens; 3 x 20000 draws in process");
+        Tally::new("apr run --temperature 1 --raw, no filters, 64 seeds of 24 tokens; 3 x 4000 draws in process");
     let ends = oracle::golden(s, "qwen2-tiny-q8_0")?.ends;
     let mut model = open(s, &s.model()?, Setup::default())?;
     let prompt = running("a raw prompt encodes", model.tokenizer.encode_raw(OPEN_PROMPT))?;
     let mut random = Random::new(149, "places");
-    let (mut texts, mut places) = (BTreeSet::new(), Vec::new());
+    let (mut texts, mut places, mut surprises) = (BTreeSet::new(), Vec::new(), Vec::new());
     for seed in 0..SEEDS {
         let seed = seed.to_string();
         let filters = ["--raw", "--temperature", "1", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
@@ -48,6 +49,7 @@ pub fn f_math_149(s: &Subject) -> Attempt {
                 None => break,
             };
             places.push(place(&share, drawn, &mut random));
+            surprises.push(surprise(&share, drawn));
         }
         texts.insert(out.text);
     }
@@ -56,12 +58,13 @@ pub fn f_math_149(s: &Subject) -> Attempt {
     t.hold(texts.len() > 1, || Refutation::new("64 seeds give more than one answer", format!("{texts:?}"), "two"))?;
     let (counts, even) = spread(&places);
     follows(&mut t, "tokens of apr run are drawn by the softmax of the logits", &counts, &even)?;
+    as_surprising(&mut t, "tokens of apr run are as surprising as the softmax says", &surprises)?;
     for text in [OPEN_PROMPT, "The", "1, 2, 3"] {
         let ids = running("a raw prompt encodes", model.tokenizer.encode_raw(text))?;
         let rows = lab::rows(&mut model, &ids, ids.len(), Want::Logits)?;
         let row = rows.last().ok_or_else(|| instrument("no row"))?.values.clone();
         let mut sampled = Sampled::new(s, &Sampling::unfiltered(149));
-        let counts = counted((0..20_000).map(|_| sampled.choose(&row, &[])), row.len());
+        let counts = counted((0..4_000).map(|_| sampled.choose(&row, &[])), row.len());
         let criterion = format!("first tokens after {text:?} are drawn by the softmax");
         follows(&mut t, &criterion, &counts, &probabilities(&row, 1.0))?;
     }
