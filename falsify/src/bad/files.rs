@@ -91,10 +91,14 @@ pub fn places(folder: &Path) -> io::Result<Vec<Place>> {
     ])
 }
 
-/// Without the means to lay them out.
+/// The same without links and pipes.
 #[cfg(not(unix))]
-pub fn places(_: &Path) -> io::Result<Vec<Place>> {
-    Err(io::Error::other("no links and pipes on this system"))
+pub fn places(folder: &Path) -> io::Result<Vec<Place>> {
+    std::fs::create_dir(folder.join("folder.gguf"))?;
+    Ok(vec![
+        Place { what: "a directory", path: folder.join("folder.gguf"), kind: Kind::Unreadable },
+        Place { what: "nothing", path: folder.join("nobody.gguf"), kind: Kind::NotFound },
+    ])
 }
 
 /// A sparse file of more than 4 GiB whose last tensor lies behind them: good, and cut by a byte. The name is that of

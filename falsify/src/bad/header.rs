@@ -23,9 +23,7 @@ const ROWS: &[Row] = &[
     ("4: as many tensors as a number can say", Malformed, Byte(8), |w| w.tensor_count = Some(u64::MAX)),
     ("4: 2^32 tensors", Malformed, Byte(8), |w| w.tensor_count = Some(1 << 32)),
     ("4: a tensor and no bytes left", Malformed, Byte(8), |w| {
-        w.entries.clear();
-        w.tensors.clear();
-        w.tensor_count = Some(1);
+        *w = Writer { tensor_count: Some(1), ..Writer::new(3) };
     }),
     ("4: one tensor more than there are", Malformed, Padding, |w| {
         // Behind the last description are the zeros of the padding: a name of no bytes.
@@ -35,9 +33,7 @@ const ROWS: &[Row] = &[
     ("5: as many keys as a number can say", Malformed, Byte(16), |w| w.entry_count = Some(u64::MAX)),
     ("5: 2^32 keys", Malformed, Byte(16), |w| w.entry_count = Some(1 << 32)),
     ("5: a key and no bytes left", Malformed, Byte(16), |w| {
-        w.entries.clear();
-        w.tensors.clear();
-        w.entry_count = Some(1);
+        *w = Writer { entry_count: Some(1), ..Writer::new(3) };
     }),
     ("5: one key more than there are", Malformed, End, |w| {
         w.tensors.clear();

@@ -33,6 +33,9 @@ pub static CHECKS: &[(&str, Check)] = &[
 
 // ---- files that contradict themselves
 
+/// A change of a good file.
+type Spoil = fn(&mut Writer);
+
 /// What the forge would write under this name.
 fn sound(name: &str) -> Result<Writer, Halt> {
     forge::file(name).ok_or_else(|| instrument(format!("the forge has no {name}")))?.map_err(instrument)
@@ -166,7 +169,6 @@ pub fn f_jid_265(s: &Subject) -> Attempt {
             one_line(&mut t, &out, &format!("a prompt with {name}, {way}"), Kind::Usage, &says)?;
         }
     }
-    type Spoil = fn(&mut Writer);
     let files: &[(&str, &str, &str, Spoil)] = &[
         ("a token", "tokenizer.ggml.tokens", "token 1 is not valid UTF-8 from its byte 2 on", |w| {
             w.replace("tokenizer.ggml.tokens", Value::strings([&b"a"[..], b"ok\xff", b"b"]));
@@ -329,7 +331,7 @@ pub fn f_jid_273(s: &Subject) -> Attempt {
     outcome?;
     t.number("shape errors with a hint", f64::from(hints));
     t.hold(hints > 100, || Refutation::new("shape errors", hints.to_string(), "more than 100"))?;
-    let table: &[(&str, &str, fn(&mut Writer))] = &[
+    let table: &[(&str, &str, Spoil)] = &[
         ("a transposed matrix", "transposed", |w| w.tensor_named("blk.1.ffn_down.weight").dims.reverse()),
         ("another width", "qwen2.embedding_length", |w| w.replace("qwen2.embedding_length", 256u32)),
         ("another size of feed-forward", "qwen2.feed_forward_length", |w| {
