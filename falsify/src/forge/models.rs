@@ -14,7 +14,7 @@ use compute::Format;
 use super::gguf::{Data, Value, Writer};
 use super::mixture::{Mixture, Position, Role};
 use super::random::Random;
-use super::words::{NORMAL, Words};
+use super::words::{BYTE, Joins, NORMAL, Words};
 
 /// The architecture, as `general.architecture` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -347,7 +347,7 @@ impl Model {
             _ => {
                 let mut out = vec![0; bytes];
                 for (index, row) in out.chunks_exact_mut(row_bytes).enumerate() {
-                    let is_word = words.types.get(index) == Some(&NORMAL);
+                    let is_word = matches!(words.types.get(index), Some(&(NORMAL | BYTE)));
                     format.encode_row(&self.row(part, is_word, &mut random), row);
                 }
                 Ok(Data::Bytes(out))
@@ -378,11 +378,18 @@ impl Model {
 }
 
 fn describe_words(w: &mut Writer, words: &Words) {
-    w.set("tokenizer.ggml.model", "gpt2");
+    let model = match words.joins {
+        Joins::Merges(_) => "gpt2",
+        Joins::Scores(_) => "llama",
+    };
+    w.set("tokenizer.ggml.model", model);
     w.set("tokenizer.ggml.pre", words.pre);
     w.set("tokenizer.ggml.tokens", Value::strings(&words.tokens));
     w.set("tokenizer.ggml.token_type", Value::i32s(words.types.iter().copied()));
-    w.set("tokenizer.ggml.merges", Value::strings(&words.merges));
+    match &words.joins {
+        Joins::Merges(merges) => w.set("tokenizer.ggml.merges", Value::strings(merges)),
+        Joins::Scores(scores) => w.set("tokenizer.ggml.scores", Value::f32s(scores.iter().copied())),
+    };
     w.set("tokenizer.ggml.bos_token_id", words.bos);
     w.set("tokenizer.ggml.eos_token_id", words.eos);
     w.set("tokenizer.ggml.padding_token_id", words.pad);
