@@ -59,8 +59,10 @@ struct BytePairs {
 }
 
 fn build(metadata: &Metadata, vocabulary: &Vocabulary, pre: &Pre, spelling: Spelling) -> Result<Encoding> {
+    let ids = ids(vocabulary);
+    let merges = merges(metadata, &ids)?;
     let bpe = BPE::builder()
-        .vocab_and_merges(ids(vocabulary), merges(metadata, vocabulary)?)
+        .vocab_and_merges(ids, merges)
         .ignore_merges(pre.whole_words)
         .byte_fallback(spelling == Spelling::Characters)
         .build()
@@ -100,13 +102,13 @@ fn ids(vocabulary: &Vocabulary) -> tokenizers::models::bpe::Vocab {
 }
 
 /// The merge rules, first the ones to apply first. `BPE` finds the unknown tokens; what it does not look at is here.
-fn merges(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Merges> {
+fn merges(metadata: &Metadata, ids: &tokenizers::models::bpe::Vocab) -> Result<Merges> {
     let values = metadata.array(MERGES)?.ok_or_else(|| missing(MERGES))?;
     if values.len() > limits::MERGES_MAX {
         let what = format!("{} merges; at most {} are supported", values.len(), limits::MERGES_MAX);
         return Err(Error::new(Kind::TooLarge, what).at(key(MERGES)));
     }
-    let longest = vocabulary.texts().iter().map(|t| t.len()).max().unwrap_or(0);
+    let longest = ids.keys().map(|t| t.len()).max().unwrap_or(0);
     let mut seen = HashSet::with_capacity(values.len());
     let mut merges = Vec::with_capacity(values.len());
     for (rank, value) in values.iter().enumerate() {

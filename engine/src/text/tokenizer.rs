@@ -357,6 +357,8 @@ mod tests {
             (with(bytes(), "merges", texts(&["a b c"])), "merges", "not two tokens", Kind::Malformed),
             (with(bytes(), "merges", texts(&[" a"])), "merges", "not two tokens", Kind::Malformed),
             (with(bytes(), "merges", texts(&["aa bb"])), "merges", "makes 'aabb'", Kind::Malformed),
+            // Longer than every word, though not than every token.
+            (with(small(&[("<|control|>", 3)]), "merges", texts(&["Ġ Ġ"])), "merges", "makes 'ĠĠ'", Kind::Malformed),
             (with(bytes(), "merges", texts(&["a b"])), "merges", "`ab` out of vocabulary", Kind::Malformed),
             (with(small(&[("ab", 1)]), "merges", texts(&["a b", "a b"])), "merges", "merge 1 repeats", Kind::Malformed),
             (with(bytes(), "merges", Value::Array(vec![Value::Bool(true)])), "merges", "a bool", Kind::Malformed),

@@ -24,7 +24,7 @@ use engine::{Kind, Place};
 
 use crate::forge::gguf::{Header, Writer};
 use crate::forge::models::Model;
-use crate::forge::words::{CONTROL, NORMAL, Words};
+use crate::forge::words::{CONTROL, Joins, NORMAL, Words};
 
 /// A bad file, and what has to be said about it.
 pub struct Bad {
@@ -112,7 +112,7 @@ fn twelve() -> Words {
         pre: "qwen2",
         tokens: tokens.map(String::from).to_vec(),
         types,
-        merges: ["a b", "Ġ a", "ab s"].map(String::from).to_vec(),
+        joins: Joins::Merges(["a b", "Ġ a", "ab s"].map(String::from).to_vec()),
         bos: 0,
         eos: 2,
         pad: 0,

@@ -71,10 +71,10 @@ const WATCHED: Setup = Setup { isa: None, threads: 2, oracle: false, watched: tr
 /// `decode(encode(s))` is `s`, and encoding that again gives the same ids.
 pub fn f_pipe_166(s: &Subject) -> Attempt {
     let mut t = Tally::new(
-        "28 awkward texts and 2000 random ones in ten alphabets on three vocabularies; the text of every token of the fixture",
+        "28 awkward texts and 2000 random ones in ten alphabets on four vocabularies; the text of every token of the fixture",
     );
     let mut bytes = 0;
-    for path in [s.model()?, s.forged("qwen2-f16")?, s.forged("llama-f16")?] {
+    for path in [s.model()?, s.forged("qwen2-f16")?, s.forged("llama-f16")?, s.forged("llama-spm-f16")?] {
         let model = open(s, &path, Setup::default())?;
         let mut random = Random::new(166, "round trip");
         let drawn: Vec<String> = (0..2000).map(|_| random_text(&mut random)).collect();
@@ -167,9 +167,16 @@ fn no_run_of_zeros(t: &mut Tally, is_zero: impl Iterator<Item = bool>) -> Result
 
 /// The end tokens are those that llama.cpp finds in the same file; each is a control token that nobody can type.
 pub fn f_pipe_168(s: &Subject) -> Attempt {
-    let mut t = Tally::new("end tokens of six files beside llama.cpp's; their spellings as user text");
-    for name in ["qwen2-tiny-q8_0", "qwen2-tiny-q4_k_m", "qwen2-stops-f16", "qwen2-f16", "llama-f16", "llama-chat3-f16"]
-    {
+    let mut t = Tally::new("end tokens of seven files beside llama.cpp's; their spellings as user text");
+    for name in [
+        "qwen2-tiny-q8_0",
+        "qwen2-tiny-q4_k_m",
+        "qwen2-stops-f16",
+        "qwen2-f16",
+        "llama-f16",
+        "llama-chat3-f16",
+        "llama-spm-f16",
+    ] {
         let golden = golden(s, name)?;
         let model = open(s, &golden.model(s)?, Setup::default())?;
         let tok = &model.tokenizer;
@@ -478,7 +485,7 @@ pub fn f_pipe_177(s: &Subject) -> Attempt {
 /// One logit for each row of the output matrix, whatever the vocabulary's size.
 pub fn f_pipe_179(s: &Subject) -> Attempt {
     let mut t = Tally::new(
-        "logits of 20 rows of both fixtures and seven forged models beside the vocabulary that they were made with",
+        "logits of 20 rows of both fixtures and eight forged models beside the vocabulary that they were made with",
     );
     let mut models = vec![Known::fixture(s, "q8_0")?, Known::fixture(s, "q4_k_m")?];
     let names = [
@@ -489,6 +496,7 @@ pub fn f_pipe_179(s: &Subject) -> Attempt {
         "llama-q4_k",
         "llama-tied-f16",
         "llama-chat3-f16",
+        "llama-spm-f16",
     ];
     models.extend(Known::all_forged(s, &names)?);
     let mut sizes = BTreeSet::new();

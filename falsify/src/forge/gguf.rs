@@ -144,6 +144,11 @@ impl Value {
         Value::Array(5, items.into_iter().map(Value::I32).collect())
     }
 
+    /// An array of 32-bit floats.
+    pub fn f32s(items: impl IntoIterator<Item = f32>) -> Value {
+        Value::Array(6, items.into_iter().map(Value::F32).collect())
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         match self {
             Value::U8(x) => out.extend(x.to_le_bytes()),

@@ -182,6 +182,8 @@ const NAMED: &[Named] = &[
     }),
     // The markers and the chat template of Llama 3.
     ("llama-chat3-f16", || Model { words: Words::small_llama3, padded: 322, rows: 322, ..Model::llama(Format::F16) }),
+    // SentencePiece, the tokenizer of Llama 2.
+    ("llama-spm-f16", || Model { words: Words::small_pieces, padded: 416, rows: 416, ..Model::llama(Format::F16) }),
     // Two heads of 128, as the larger models have them.
     ("llama-head128-q8_0", || Model { heads: 2, kv_heads: 1, ..wide(Model::llama(format("Q8_0"))) }),
 ];

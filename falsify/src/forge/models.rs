@@ -14,7 +14,7 @@ use compute::Format;
 use super::gguf::{Data, Value, Writer};
 use super::mixture::{Mixture, Position, Role};
 use super::random::Random;
-use super::words::{NORMAL, UNUSED, Words};
+use super::words::{BYTE, Joins, NORMAL, UNUSED, Words};
 
 /// The architecture, as `general.architecture` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,7 +374,7 @@ impl Model {
         let is_head = part.role == Role::Output || self.tied && part.role == Role::Embedding;
         let factor = match kind {
             UNUSED if self.loud => 8.0,
-            NORMAL => 1.0,
+            NORMAL | BYTE => 1.0,
             _ if self.stops => 1.0,
             _ => 0.25,
         };
@@ -387,11 +387,18 @@ impl Model {
 
 /// What a file says about its tokenizer.
 pub fn describe_words(w: &mut Writer, words: &Words) {
-    w.set("tokenizer.ggml.model", "gpt2");
+    let model = match words.joins {
+        Joins::Merges(_) => "gpt2",
+        Joins::Scores(_) => "llama",
+    };
+    w.set("tokenizer.ggml.model", model);
     w.set("tokenizer.ggml.pre", words.pre);
     w.set("tokenizer.ggml.tokens", Value::strings(&words.tokens));
     w.set("tokenizer.ggml.token_type", Value::i32s(words.types.iter().copied()));
-    w.set("tokenizer.ggml.merges", Value::strings(&words.merges));
+    match &words.joins {
+        Joins::Merges(merges) => w.set("tokenizer.ggml.merges", Value::strings(merges)),
+        Joins::Scores(scores) => w.set("tokenizer.ggml.scores", Value::f32s(scores.iter().copied())),
+    };
     w.set("tokenizer.ggml.bos_token_id", words.bos);
     w.set("tokenizer.ggml.eos_token_id", words.eos);
     w.set("tokenizer.ggml.padding_token_id", words.pad);

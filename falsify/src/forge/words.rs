@@ -1,5 +1,5 @@
 //! Tokenizers for forged models: byte-level BPE as GPT-2 began it, small enough to read or as large as a real
-//! one.
+//! one, and a small SentencePiece.
 
 /// What a model file says about its tokenizer.
 #[derive(Clone, Debug)]
@@ -10,8 +10,8 @@ pub struct Words {
     pub tokens: Vec<String>,
     /// llama.cpp's token types: [`NORMAL`], [`CONTROL`], [`UNUSED`].
     pub types: Vec<i32>,
-    /// `left right`, best first.
-    pub merges: Vec<String>,
+    /// What joins tokens.
+    pub joins: Joins,
     /// Begins a text where `add_bos` says so.
     pub bos: u32,
     /// Ends a turn.
@@ -24,10 +24,23 @@ pub struct Words {
     pub template: &'static str,
 }
 
+/// What makes long tokens of short ones, which is what the tokenizer models of GGUF differ in.
+#[derive(Clone, Debug)]
+pub enum Joins {
+    /// Byte-level BPE: `left right`, best first.
+    Merges(Vec<String>),
+    /// SentencePiece: a score for each token.
+    Scores(Vec<f32>),
+}
+
 /// Ordinary text.
 pub const NORMAL: i32 = 1;
 /// A marker that never comes from a user's text.
 pub const CONTROL: i32 = 3;
+/// Stands for what the vocabulary cannot spell.
+pub const UNKNOWN: i32 = 2;
+/// One byte, spelled `<0x0A>`.
+pub const BYTE: i32 = 6;
 /// A row of the embedding table that stands for nothing.
 pub const UNUSED: i32 = 5;
 
@@ -42,6 +55,11 @@ pub const LLAMA3: &str = "{% set loop_messages = messages %}{% for message in lo
 message['content'] | trim + '<|eot_id|>' %}\
 {% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
+
+/// The template of Zephyr and TinyLlama, whose roles are text.
+pub const ZEPHYR: &str = "{% for message in messages %}\
+{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}";
 
 /// Merges of the small vocabulary: with 256 bytes and three markers it has 320 tokens.
 const MERGES: [&str; 61] = [
@@ -73,12 +91,16 @@ impl Words {
         let mut tokens = bytes_in_order();
         tokens.extend(merges.iter().map(|m| m.replace(' ', "")));
         let types = vec![NORMAL; tokens.len()];
-        Words { pre: "qwen2", tokens, types, merges, bos: 0, eos: 0, pad: 0, add_bos: false, template: CHATML }
+        let joins = Joins::Merges(merges);
+        Words { pre: "qwen2", tokens, types, joins, bos: 0, eos: 0, pad: 0, add_bos: false, template: CHATML }
     }
 
     fn push(&mut self, token: &str, kind: i32) -> u32 {
         self.tokens.push(token.into());
         self.types.push(kind);
+        if let Joins::Scores(scores) = &mut self.joins {
+            scores.push(0.0);
+        }
         (self.tokens.len() - 1) as u32
     }
 
@@ -109,6 +131,31 @@ impl Words {
         words.push("<|end_header_id|>", CONTROL);
         words.eos = words.push("<|eot_id|>", CONTROL);
         Words { pre: "llama-bpe", add_bos: true, template: LLAMA3, ..words }
+    }
+
+    /// SentencePiece as Llama 2 has it, with 414 tokens: three of structure, the bytes, the printable characters of
+    /// ASCII, and what the merges of the small vocabulary make of them. U+2581 is a space.
+    pub fn small_pieces() -> Words {
+        let structure = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)];
+        let mut tokens: Vec<(String, i32, f32)> = structure.map(|(name, kind)| (name.into(), kind, 0.0)).into();
+        tokens.extend((0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), BYTE, 0.0)));
+        let joined = MERGES.iter().filter(|merge| !merge.contains('Ċ'));
+        let long = joined.map(|merge| merge.replace(' ', "").replace('Ġ', "\u{2581}"));
+        let pieces = long.chain(std::iter::once("\u{2581}".into())).chain(('!'..='~').map(String::from));
+        // The best first.
+        tokens.extend(pieces.zip(0..).map(|(piece, rank)| (piece, NORMAL, -(rank as f32))));
+        let scores = tokens.iter().map(|t| t.2).collect();
+        Words {
+            pre: "default",
+            types: tokens.iter().map(|t| t.1).collect(),
+            tokens: tokens.into_iter().map(|t| t.0).collect(),
+            joins: Joins::Scores(scores),
+            bos: 1,
+            eos: 2,
+            pad: 0,
+            add_bos: true,
+            template: ZEPHYR,
+        }
     }
 
     /// As many tokens and merges as Qwen2.5 has, 151646 without padding, made up: all pairs of bytes until
@@ -147,7 +194,14 @@ mod tests {
         let known: BTreeSet<&str> = words.tokens.iter().map(String::as_str).collect();
         assert_eq!(known.len(), words.tokens.len());
         assert_eq!(words.types.len(), words.tokens.len());
-        for merge in &words.merges {
+        let merges = match &words.joins {
+            Joins::Merges(merges) => &merges[..],
+            Joins::Scores(scores) => {
+                assert_eq!(scores.len(), words.tokens.len());
+                &[]
+            }
+        };
+        for merge in merges {
             let (left, right) = merge.split_once(' ').unwrap();
             let joined = format!("{left}{right}");
             assert!([left, right, &joined].iter().all(|t| known.contains(t)), "{merge}");
@@ -156,9 +210,11 @@ mod tests {
 
     #[test]
     fn vocabularies_are_sound_and_of_the_sizes_they_say() {
-        for words in [Words::small(), Words::small_llama(), Words::small_llama3(), Words::large()] {
+        let small = [Words::small(), Words::small_llama(), Words::small_llama3(), Words::small_pieces()];
+        for words in small.into_iter().chain([Words::large()]) {
             is_sound(&words);
         }
+        assert_eq!(Words::small_pieces().tokens.len(), 414);
         assert_eq!(Words::small().tokens.len(), 320);
         assert_eq!(Words::large().tokens.len(), 151_646);
         let padded = Words::small().padded_to(352);
