@@ -137,7 +137,7 @@ const PRINTERS: &[&str] = &["engine/src/term.rs", "apr/src/main.rs"];
 
 fn printing(tree: &Tree) -> Vec<Finding> {
     let macros = ["println!", "eprintln!", "print!", "eprint!", "dbg!"];
-    let product = tree.rust(&["engine/src/", "engine/compute/src/", "apr/src/"]);
+    let product = tree.product();
     let printed = |line: &str| macros.iter().find(|m| names(line, m)).map(|m| format!("{m} outside term.rs"));
     product.filter(|f| !PRINTERS.contains(&f.path.as_str())).flat_map(|f| f.lines_where("printing", printed)).collect()
 }
@@ -146,7 +146,7 @@ fn printing(tree: &Tree) -> Vec<Finding> {
 const KNOBS: &[&str] = &["engine/src/knobs.rs", "apr/src/knobs.rs"];
 
 fn environment(tree: &Tree) -> Vec<Finding> {
-    let product = tree.rust(&["engine/src/", "engine/compute/src/", "apr/src/"]);
+    let product = tree.product();
     let reads = |line: &str| {
         let words = ["env::var", "env::var_os", "env::set_var", "env::vars"];
         words.iter().find(|w| line.contains(**w)).map(|w| format!("{w} outside knobs.rs"))
