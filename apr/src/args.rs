@@ -30,10 +30,11 @@ pub enum Command {
 
 /// Flags of `apr run`.
 #[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct RunArgs {
     /// Model file (GGUF)
     pub model: PathBuf, //= F-CLI-002
-    /// The prompt; `-` or nothing reads it from standard input
+    /// The prompt, which may be empty; `-` or nothing reads it from standard input
     pub prompt: Option<OsString>,
 
     /// Most tokens to generate
@@ -63,7 +64,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_gpu: bool, //= F-CLI-014
 
-    /// One JSON object instead of text
+    /// One JSON object instead of text, on failure too
     #[arg(long)]
     pub json: bool,
     /// Say what is loaded, what runs and how fast, on standard error
@@ -134,11 +135,16 @@ pub struct ReplayArgs {
     pub threads: Option<usize>,
 }
 
+/// Whether JSON was asked for, for errors that come before or instead of parsed flags.
+pub fn json_typed() -> bool {
+    std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json")
+}
+
 /// Environment and exit codes, from the tables that the engine acts on.
 fn after_help() -> String {
     let mut text = String::from("Environment:\n");
     for knob in engine::knobs::ALL {
-        text.push_str(&format!("  {:<10} {}\n", knob.name, knob.help));
+        text.push_str(&format!("  {:<15} {}\n", knob.name, knob.help));
     }
     text.push_str("\nExit codes:\n    0 success\n");
     for kind in engine::Kind::ALL {

@@ -3,23 +3,27 @@
 
 mod args;
 mod cmd;
+mod interrupt;
+mod panics;
 mod plan;
 mod source;
+mod usage;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use engine::{Kind, term};
+use engine::term;
 
 fn main() -> ExitCode {
-    // A usage error ends here, with clap's message and exit code 2.
-    let args = args::Args::parse();
-    match cmd::dispatch(args) {
-        Ok(()) => ExitCode::SUCCESS, //= F-CLI-020
+    panics::install();
+    let ended = match args::Args::try_parse() {
+        Ok(args) => cmd::dispatch(args),
+        Err(said) => return usage::end(said),
+    };
+    match ended {
+        Ok(code) => code, //= F-CLI-020
         Err(error) => {
-            if !matches!(error.kind, Kind::ReaderGone | Kind::Interrupted) {
-                term::print_error(&error);
-            }
+            term::fail(&error, args::json_typed());
             ExitCode::from(error.kind.exit_code())
         }
     }

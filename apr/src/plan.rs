@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use engine::{Error, InferenceConfig, Kind, Options, Result, limits};
+use engine::{Error, InferenceConfig, Kind, Options, Place, Result, limits};
 
 use crate::args::RunArgs;
 use crate::source;
@@ -25,8 +25,8 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
     }
     let model_path = source::resolve(&args.model)?;
     let prompt = match args.prompt.as_deref() {
-        Some(typed) if typed == "-" => read_prompt(args.raw)?,
-        Some(typed) => utf8(typed.as_encoded_bytes().to_vec())?,
+        Some(dash) if dash == "-" => read_prompt(args.raw)?,
+        Some(text) => utf8(text.as_encoded_bytes().to_vec())?,
         None if std::io::stdin().is_terminal() => {
             return Err(Error::new(Kind::Usage, "no prompt")
                 .hint("give one after the model, or pipe it in: echo 'What is 2+2?' | apr run MODEL"));
@@ -74,12 +74,10 @@ fn read_prompt(raw: bool) -> Result<String> {
 
 /// A prompt is text. What is not is refused with its place: replacing it would ask something else.
 //= F-JID-265
-fn utf8(bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|e| {
-        Error::new(
-            Kind::Usage,
-            format!("the prompt is not valid UTF-8 from its byte {} on", e.utf8_error().valid_up_to()),
-        )
-        .hint("convert it first, for example with iconv")
+fn utf8(prompt: Vec<u8>) -> Result<String> {
+    String::from_utf8(prompt).map_err(|e| {
+        Error::new(Kind::Usage, "the prompt is not valid UTF-8")
+            .at(Place::Byte(e.utf8_error().valid_up_to() as u64))
+            .hint("convert it first, for example with iconv")
     })
 }

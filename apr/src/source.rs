@@ -10,7 +10,7 @@ pub fn resolve(model: &Path) -> Result<PathBuf> {
     if let Some(scheme) = model.to_str().and_then(|s| s.split_once("://")).map(|s| s.0) {
         return Err(Error::new(
             Kind::Unsupported,
-            format!("model addresses of the form {scheme}:// are not built yet"),
+            format!("model addresses of the form {} are not built yet", quoted(&format!("{scheme}://"))),
         )
         .hint("give the path of a file"));
     }

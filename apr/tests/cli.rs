@@ -54,6 +54,19 @@ fn json_is_one_object() {
 }
 
 #[test]
+fn json_tells_failures_too() {
+    for (args, code, kind) in [
+        (&["run", "no-such-model.gguf", "hi", "--json"][..], 3, "not-found"),
+        (&["run", "qwen2-tiny-q8_0.gguf", "hi", "--json", "--frobnicate"], 2, "usage"),
+        (&["run", "INDEX.json", "hi", "--json"], 5, "malformed"),
+    ] {
+        let out = apr().args(args).assert().code(code).stderr(predicate::str::starts_with("error: "));
+        let v: serde_json::Value = serde_json::from_slice(&out.get_output().stdout).unwrap();
+        assert_eq!((&v["error"]["kind"], &v["exit_code"]), (&kind.into(), &code.into()));
+    }
+}
+
+#[test]
 fn a_stop_sequence_ends_the_answer_and_is_not_part_of_it() {
     apr().args(["run", "qwen2-tiny-q8_0.gguf", "What is 2+2?", "--stop", "= 4"]).assert().success().stdout("2 + 2 \n");
 }

@@ -19,7 +19,7 @@ use crate::limits;
 use crate::sample::Sampling;
 use crate::sample::settings::Asked;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
-use crate::term::Terminal;
+use crate::term::{self, Terminal};
 use crate::text;
 use crate::trace::{self, Trace, Traced};
 
@@ -379,9 +379,9 @@ pub async fn run_inference(config: InferenceConfig) -> Result<InferenceResult> {
 
 /// [`run_inference`] with options, on a terminal that the caller has set up.
 pub fn run_on_terminal(config: &InferenceConfig, options: &Options, mut terminal: Terminal) -> Result<Outcome> {
-    terminal.loading(&config.model_path);
+    terminal.loading(&config.model_path, options);
     let result = run(config, options, &mut terminal);
-    terminal.quieten();
+    term::clear();
     let outcome = result?;
     terminal.done(&outcome)?;
     Ok(outcome)

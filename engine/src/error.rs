@@ -3,6 +3,8 @@
 use std::fmt::{self, Write};
 use std::path::Path;
 
+use crate::limits;
+
 /// The result of an engine call.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -11,7 +13,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Error {
     /// The kind, which decides the exit code and the HTTP status.
     pub kind: Kind,
-    /// One sentence without a final stop. Text from files is escaped with [`quoted`] before it gets here.
+    /// One sentence without a final stop. Text from files goes through [`quoted`] before it gets here.
     pub what: String,
     /// Where: the byte, tensor, key or flag.
     pub at: Option<Place>,
@@ -22,7 +24,7 @@ pub struct Error {
 /// Kinds of error, each with its own exit code: the table that the README prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// An invariant of ours broke, or inference failed (non-finite numbers).
+    /// Inference failed (non-finite numbers).
     Inference,
     /// A flag, a value or a combination that cannot be honoured.
     Usage,
@@ -42,6 +44,8 @@ pub enum Kind {
     ReaderGone,
     /// The network failed.
     Network,
+    /// An invariant of ours broke: a panic, which is a bug.
+    Internal,
     /// Ctrl+C.
     Interrupted,
 }
@@ -58,6 +62,7 @@ impl Kind {
         Kind::TooLarge,
         Kind::Output,
         Kind::Network,
+        Kind::Internal,
         Kind::Interrupted,
         Kind::ReaderGone,
     ];
@@ -74,6 +79,8 @@ impl Kind {
             Kind::TooLarge => 7,
             Kind::Output => 8,
             Kind::Network => 9,
+            // What a Rust program that panics ends with.
+            Kind::Internal => 101,
             // As shells count them: 128 and the number of the signal (SIGINT, SIGPIPE).
             Kind::Interrupted => 130,
             Kind::ReaderGone => 141,
@@ -92,6 +99,7 @@ impl Kind {
             Kind::TooLarge => "too-large",
             Kind::Output => "output",
             Kind::Network => "network",
+            Kind::Internal => "internal",
             Kind::Interrupted => "interrupted",
             Kind::ReaderGone => "reader-gone",
         }
@@ -187,24 +195,32 @@ impl From<compute::Error> for Error {
     }
 }
 
-/// Text from outside, made safe and short for a message: control, escape and bidi characters are escaped, so that a
-/// file's names cannot drive the terminal; at most 80 characters are shown.
+/// Text from outside, made safe and short for a message, in quotes.
 pub fn quoted(s: &str) -> String {
-    let mut out = String::from("'");
+    format!("'{}'", printable(s, limits::QUOTED_CHARS_MAX))
+}
+
+/// One line of at most `most` characters: control, escape and bidi characters are escaped, so that nothing that comes
+/// from a file or a command line can drive the terminal.
+pub fn printable(s: &str, most: usize) -> String {
+    let mut out = String::new();
     for (i, c) in s.chars().enumerate() {
-        if i == 80 {
+        if i == most {
             out.push('…');
             break;
         }
-        let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || bidi || c == '\u{fffd}' {
+        if is_hostile(c) || c == '\u{fffd}' {
             let _ = write!(out, "\\u{{{:x}}}", c as u32);
         } else {
             out.push(c);
         }
     }
-    out.push('\'');
     out
+}
+
+/// Characters that move the cursor, change colours or turn the reading direction.
+fn is_hostile(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -12,11 +12,18 @@ pub struct Knob {
 pub const ISA: Knob =
     Knob { name: "APR_ISA", help: "instruction set of the CPU kernels: avx512, avx2 or scalar [best available]" };
 
-/// Turns colour off; read by the terminal library, listed because it is honoured.
+/// Turns colour off. Read by the terminal library, like the next two; listed because it is honoured.
 pub const NO_COLOR: Knob = Knob { name: "NO_COLOR", help: "any value: no colour" };
 
+/// Colour where there is no terminal.
+pub const CLICOLOR_FORCE: Knob =
+    Knob { name: "CLICOLOR_FORCE", help: "anything but 0: colour even where no terminal is" };
+
+/// What the terminal can do.
+pub const TERM: Knob = Knob { name: "TERM", help: "dumb: no colour and no spinner" };
+
 /// All of them.
-pub static ALL: &[&Knob] = &[&ISA, &NO_COLOR];
+pub static ALL: &[&Knob] = &[&ISA, &NO_COLOR, &CLICOLOR_FORCE, &TERM];
 
 /// The value of a knob, if it is set to something.
 pub fn read(knob: &Knob) -> Option<String> {

@@ -62,6 +62,10 @@ pub const STOPS_MAX: usize = 64;
 pub const STOP_BYTES_MAX: usize = 4096;
 /// Worker threads of a backend.
 pub const THREADS_MAX: usize = 1 << 10;
+/// Characters of a name from outside that a message shows.
+pub const QUOTED_CHARS_MAX: usize = 80;
+/// Characters of a message.
+pub const MESSAGE_CHARS_MAX: usize = 1000;
 /// Values of a tensor that a trace shows.
 pub const TRACE_VALUES: usize = 16;
 /// Token ids in a row that a trace shows.

@@ -252,10 +252,17 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Tokens per second of decoding (the first token belongs to the prompt's time).
+    /// Decoding steps: the first token belongs to the prompt, and an end token takes a step too.
+    pub fn steps(&self) -> usize {
+        match self.finish {
+            Finish::Eos | Finish::Cancelled => self.tokens.len(),
+            Finish::Stop | Finish::Length => self.tokens.len().saturating_sub(1),
+        }
+    }
+
+    /// Decoding steps per second.
     pub fn tokens_per_second(&self) -> f64 {
-        let steps = self.tokens.len().saturating_sub(1) as f64;
-        if self.decode_ms > 0.0 { steps / self.decode_ms * 1e3 } else { 0.0 }
+        if self.decode_ms > 0.0 { self.steps() as f64 / self.decode_ms * 1e3 } else { 0.0 }
     }
 }
 

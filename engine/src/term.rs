@@ -1,17 +1,33 @@
 //! The terminal: a spinner on standard error while nothing is there to read, the answer on standard output, and
 //! nothing else there. The only place that prints.
+//!
+//! Colour is for people: `anstream` decides for each stream (a terminal, `NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and this
+//! file asks it. With `--json`, standard output is one object whatever happens.
+
+mod spinner;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use anstyle::{AnsiColor, Style};
 
-use crate::api::Outcome;
-use crate::error::{Error, Kind, Result, quoted};
+use crate::api::{Options, Outcome};
+use crate::error::{Error, Kind, Result, printable};
+use crate::limits::MESSAGE_CHARS_MAX;
 use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
 use crate::trace;
+
+pub use spinner::clear;
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const HINT: Style = AnsiColor::Cyan.on_default();
+const KEY: Style = Style::new().dimmed();
+
+/// Whether the one JSON object is out.
+static TOLD: AtomicBool = AtomicBool::new(false);
 
 /// How much to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,7 +41,10 @@ enum Level {
 pub struct Terminal {
     level: Level,
     json: bool,
-    spinner: Option<ProgressBar>,
+    /// The answer goes to a screen and not to a file or program.
+    screen: bool,
+    model: String,
+    raw: bool,
     warnings: Vec<String>,
     wrote: bool,
 }
@@ -34,7 +53,8 @@ impl Terminal {
     /// Answer on standard output, the rest on standard error; `verbose` says everything.
     pub fn new(verbose: bool) -> Terminal {
         let level = if verbose { Level::Verbose } else { Level::Normal };
-        Terminal { level, json: false, spinner: None, warnings: Vec::new(), wrote: false }
+        let screen = std::io::stdout().is_terminal();
+        Terminal { level, json: false, screen, model: String::new(), raw: false, warnings: Vec::new(), wrote: false }
     }
 
     /// Errors only beside the answer.
@@ -47,49 +67,50 @@ impl Terminal {
     /// One JSON object on standard output at the end, instead of text.
     #[must_use]
     pub fn json(mut self) -> Terminal {
+        TOLD.store(false, Ordering::Relaxed);
         self.json = true;
         self
     }
 
     /// The model is being opened.
-    pub fn loading(&mut self, path: &Path) {
+    pub fn loading(&mut self, path: &Path, options: &Options) {
+        self.raw = options.raw;
+        self.model = path.to_string_lossy().into_owned();
         if self.level == Level::Verbose {
-            self.note(&format!("Loading model: {}", quoted(&path.to_string_lossy()).trim_matches('\'')));
-            self.note("  Source: local file");
+            //= F-UX-027
+            self.detail(&format!("Loading model: {}", printable(&self.model, MESSAGE_CHARS_MAX)));
+            self.detail("  Source: local file");
         }
         //= F-UX-021
-        if self.level != Level::Quiet && std::io::stderr().is_terminal() {
-            let spinner = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-                spinner.set_style(style);
-            }
-            spinner.set_message("loading");
-            spinner.tick();
-            spinner.enable_steady_tick(Duration::from_millis(80));
-            self.spinner = Some(spinner);
+        //= F-CLI-010
+        if self.level != Level::Quiet {
+            spinner::show("loading");
         }
     }
 
     /// The model is ready.
     fn loaded(&mut self, loaded: &Loaded, load_ms: f64) {
+        spinner::say("reading the prompt");
         if self.level != Level::Verbose {
             return;
         }
         let (m, h) = (&loaded.model, &loaded.model.hyper);
         let formats: Vec<String> = m.formats().iter().map(|(f, n)| format!("{f} x {n}")).collect();
+        let layout = if self.raw { "off (--raw)".to_string() } else { loaded.layout() };
         let lines = [
             format!("  Format: {}", m.format),
             format!("  Name: {}", display_name(m)),
-            format!("  Tensors: {} ({})", m.tensor_count, formats.join(", ")),
-            format!("Backend: {}", loaded.backend()),
+            format!("  Tensors: {} (matrices: {})", m.tensor_count, formats.join(", ")),
+            format!("Backend: {}", loaded.backend()), //= F-UX-031
             format!("Model loaded in {load_ms:.2}ms"),
-            format!("Architecture: {}, Hidden: {}, Layers: {}", m.arch.name, h.hidden, h.layers),
+            format!("Architecture: {}, Hidden: {}, Layers: {}", m.arch.name, h.hidden, h.layers), //= F-UX-028
             format!("  Heads: {}, K/V heads: {}, Head size: {}, FFN: {}", h.heads, h.kv_heads, h.head_dim, h.ffn),
             format!("  Vocabulary: {}, Context: {} of {}", h.vocab, loaded.context, h.context),
             format!("  RoPE: theta {}, scaling {}", h.rope_theta, h.rope_scaling),
+            format!("  Conversations: {layout}"),
         ];
         for line in lines {
-            self.note(&line);
+            self.detail(&line);
         }
     }
 
@@ -97,7 +118,9 @@ impl Terminal {
     pub fn done(&mut self, outcome: &Outcome) -> Result<()> {
         let a = &outcome.answer;
         if self.json {
-            let mut object = serde_json::json!({
+            //= F-CLI-015
+            tell(&serde_json::json!({
+                "model": self.model,
                 "text": a.text,
                 "tokens": a.tokens,
                 "tokens_generated": a.tokens.len(),
@@ -107,53 +130,38 @@ impl Terminal {
                 "load_ms": outcome.load_ms,
                 "prefill_ms": a.prefill_ms,
                 "decode_ms": a.decode_ms,
+                "decode_steps": a.steps(),
                 "duration_ms": outcome.duration_ms,
                 "tokens_per_second": a.tokens_per_second(),
+                "trace": outcome.trace.as_ref().map(|t| &t.json),
                 "warnings": self.warnings,
-            });
-            if let Some(trace) = &outcome.trace {
-                object["trace"] = trace.json.clone();
-            }
-            write_out(&format!("{object}\n"))?;
+            }))?;
         } else if self.wrote && !a.text.ends_with('\n') {
             write_out("\n")?;
         }
+        //= F-UX-040
         if self.level == Level::Verbose {
             let prompt_rate = a.prompt_tokens as f64 / a.prefill_ms.max(1e-6) * 1e3;
-            self.note(&format!("Prompt: {} tokens in {:.2}ms ({prompt_rate:.1} tok/s)", a.prompt_tokens, a.prefill_ms));
-            self.note(&format!(
-                "Generated: {} tokens in {:.2}ms, finish: {}",
-                a.tokens.len(),
-                a.decode_ms,
-                a.finish.reason()
-            ));
-            self.note(&format!("Performance: {:.1} tok/s", a.tokens_per_second()));
-            self.note(&format!("Total: {:.2}ms", outcome.duration_ms));
+            //= F-UX-030
+            let lines = [
+                format!("Prompt: {} tokens in {:.2}ms ({prompt_rate:.1} tok/s)", a.prompt_tokens, a.prefill_ms),
+                format!("Generated: {} tokens, finish: {}", a.tokens.len(), a.finish.reason()),
+                format!("Decoded: {} steps in {:.2}ms", a.steps(), a.decode_ms),
+                format!("Performance: {:.1} tok/s", a.tokens_per_second()),
+                format!("Total: {:.2}ms", outcome.duration_ms),
+            ];
+            for line in lines {
+                self.detail(&line);
+            }
         }
         Ok(())
     }
 
-    /// Takes the spinner away.
-    pub fn quieten(&mut self) {
-        //= F-UX-022
-        if let Some(spinner) = self.spinner.take() {
-            spinner.finish_and_clear();
-        }
-    }
-
-    /// A line on standard error, above the spinner if there is one. Only warnings come here unless the user asked for
-    /// details: no tags, no timings, no word of backends.
-    fn note(&self, line: &str) {
-        //= F-UX-024
-        //= F-UX-025
-        //= F-UX-026
-        let print = || {
-            // A closed standard error is no reason to stop answering.
-            let _ = writeln!(anstream::stderr(), "{line}");
-        };
-        match &self.spinner {
-            Some(spinner) => spinner.suspend(print),
-            None => print(),
+    /// A line of `--verbose`: what it is about is dimmed, what it says is not.
+    fn detail(&self, line: &str) {
+        match line.split_once(": ") {
+            Some((key, value)) => note(&format!("{KEY}{key}:{KEY:#} {value}")),
+            None => note(line),
         }
     }
 }
@@ -162,23 +170,28 @@ impl Observer for Terminal {
     fn event(&mut self, event: Event<'_>) -> Result<()> {
         match event {
             Event::Text(text) => {
-                self.quieten();
+                clear();
                 if !self.json {
                     self.wrote = true;
-                    write_out(text)?; //= F-UX-023
+                    // A model may say anything, but it does not drive the screen. Files and programs get every byte.
+                    match self.screen && text.contains(drives) {
+                        true => write_out(&text.replace(drives, "\u{fffd}"))?,
+                        false => write_out(text)?, //= F-UX-023
+                    }
                 }
             }
             Event::Warning(text) => {
+                let line = printable(text, MESSAGE_CHARS_MAX);
                 if self.level != Level::Quiet {
-                    self.note(&format!("warning: {text}"));
+                    note(&format!("{WARNING}warning:{WARNING:#} {line}"));
                 }
-                self.warnings.push(text.into());
+                self.warnings.push(line);
             }
             Event::Sampling(sampling) if self.level == Level::Verbose => {
-                self.note(&format!("Sampling: {}", sampling.describe()));
+                self.detail(&format!("Sampling: {}", sampling.describe()));
             }
             Event::Prefilled { tokens } if self.level == Level::Verbose => {
-                self.note(&format!("Prompt tokens: {tokens}"));
+                self.detail(&format!("Prompt tokens: {tokens}")); //= F-UX-029
             }
             Event::Loaded(loaded, load_ms) => self.loaded(loaded, load_ms),
             // In an object the trace is a field of it.
@@ -192,13 +205,28 @@ impl Observer for Terminal {
     }
 }
 
-/// Writes and flushes, so that text appears as it is made.
+/// Characters of an answer that would do something to a screen instead of standing on it.
+fn drives(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t' | '\r')
+}
+
+/// A line on standard error, above the spinner if there is one. Only warnings come here unless the user asked for
+/// details: no tags, no timings, no word of backends.
+fn note(line: &str) {
+    //= F-UX-024
+    //= F-UX-025
+    //= F-UX-026
+    spinner::above(|| {
+        // A closed standard error is no reason to stop answering.
+        let _ = writeln!(anstream::stderr(), "{line}");
+    });
+}
+
+/// Writes and flushes, so that text appears as it is made: whole characters, since events hold nothing less.
+//= F-UX-036
 fn write_out(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
-        std::io::ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of the answer went away"),
-        _ => Error::new(Kind::Output, format!("cannot write the answer: {e}")),
-    })
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| not_written(&e))
 }
 
 /// Prints one line of an answer.
@@ -206,7 +234,49 @@ pub fn print_line(line: &str) -> Result<()> {
     write_out(&format!("{line}\n"))
 }
 
-/// Prints an error as one line on standard error: what, where, hint.
-pub fn print_error(error: &Error) {
-    let _ = writeln!(anstream::stderr(), "error: {error}");
+/// The error for a standard output that takes no more.
+pub fn not_written(e: &std::io::Error) -> Error {
+    match e.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of the answer went away"),
+        _ => Error::new(Kind::Output, format!("cannot write the answer: {e}")),
+    }
+}
+
+/// Prints the object of `--json`, unless it is out already.
+fn tell(object: &serde_json::Value) -> Result<()> {
+    match TOLD.swap(true, Ordering::Relaxed) {
+        true => Ok(()),
+        false => write_out(&format!("{object}\n")),
+    }
+}
+
+/// The end of a run that failed: one line on standard error (what, where, hint), and with `json` the same as an object
+/// on standard output. A reader that had enough and a user who pressed Ctrl+C need no message.
+pub fn fail(error: &Error, json: bool) {
+    clear();
+    if !matches!(error.kind, Kind::ReaderGone | Kind::Interrupted) {
+        //= F-UX-037
+        let line = |e: &Error| printable(&e.to_string(), MESSAGE_CHARS_MAX);
+        let hint = error.hint.as_ref().map(|h| format!("; {HINT}{}{HINT:#}", printable(h, MESSAGE_CHARS_MAX)));
+        let what = line(&Error { hint: None, ..error.clone() });
+        let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {what}{}", hint.unwrap_or_default());
+    }
+    if json {
+        fail_json(error);
+    }
+}
+
+/// The object alone.
+pub fn fail_json(error: &Error) {
+    let object = serde_json::json!({
+        "error": {
+            "kind": error.kind.name(),
+            "message": error.what,
+            "place": error.at.as_ref().map(ToString::to_string),
+            "hint": error.hint,
+        },
+        "exit_code": error.kind.exit_code(),
+    });
+    // The process ends with the error's own code; that nobody reads this does not change it.
+    let _ = tell(&object);
 }

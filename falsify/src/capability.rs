@@ -109,8 +109,9 @@ impl Host {
     }
 }
 
+/// Instruction sets of this processor that rows ask about.
 #[cfg(target_arch = "x86_64")]
-fn instruction_sets() -> BTreeSet<&'static str> {
+pub fn instruction_sets() -> BTreeSet<&'static str> {
     let mut isa = BTreeSet::new();
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         isa.insert("avx2");
@@ -124,8 +125,9 @@ fn instruction_sets() -> BTreeSet<&'static str> {
     isa
 }
 
+/// Instruction sets of this processor that rows ask about.
 #[cfg(not(target_arch = "x86_64"))]
-fn instruction_sets() -> BTreeSet<&'static str> {
+pub fn instruction_sets() -> BTreeSet<&'static str> {
     if cfg!(target_arch = "aarch64") { BTreeSet::from(["neon"]) } else { BTreeSet::new() }
 }
 

@@ -21,8 +21,22 @@ pub struct Run {
     stdin: Vec<u8>,
     deadline: Duration,
     stdout_to: Option<std::path::PathBuf>,
+    redirect: Option<&'static str>,
+    reader_leaves_after: Option<usize>,
+    interrupt: Option<Interrupt>,
     terminal: bool,
 }
+
+/// Ctrl+C to come.
+struct Interrupt {
+    /// Looks at what arrived on standard output so far.
+    when: fn(&[u8]) -> bool,
+    /// How often it is still to be pressed.
+    times: usize,
+}
+
+/// Between one Ctrl+C and the next: as fast as a person can.
+const BETWEEN_PRESSES: Duration = Duration::from_millis(40);
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +71,8 @@ pub struct Output {
     pub chunks: Vec<Chunk>,
     /// From start to end.
     pub wall: Duration,
+    /// From the last Ctrl+C to the end, if there was one.
+    pub after_interrupt: Option<Duration>,
     /// The largest resident memory seen, on Linux.
     pub peak_rss_bytes: Option<u64>,
     /// A shell command that does the same.
@@ -86,7 +102,17 @@ impl Run {
         command.env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
         let shown = vec![shell_word(program)];
         let deadline = Duration::from_secs(60);
-        Run { command, shown, stdin: Vec::new(), deadline, stdout_to: None, terminal: false }
+        Run {
+            command,
+            shown,
+            stdin: Vec::new(),
+            deadline,
+            stdout_to: None,
+            redirect: None,
+            reader_leaves_after: None,
+            interrupt: None,
+            terminal: false,
+        }
     }
 
     /// Adds arguments.
@@ -123,6 +149,27 @@ impl Run {
     /// Sends its standard output to a file, such as `/dev/full`.
     pub fn stdout_to(mut self, file: &str) -> Run {
         self.stdout_to = Some(file.into());
+        self
+    }
+
+    /// Runs it by a shell that redirects or closes a stream: `>&-`, `2>/dev/full`.
+    pub fn redirected(mut self, how: &'static str) -> Run {
+        self.shown.push(how.into());
+        self.redirect = Some(how);
+        self
+    }
+
+    /// Closes the reading end of its standard output when so many bytes have arrived, as `head` does.
+    pub fn reader_leaves_after(mut self, bytes: usize) -> Run {
+        self.shown.push(format!("| head -c {bytes}"));
+        self.reader_leaves_after = Some(bytes);
+        self
+    }
+
+    /// Presses Ctrl+C so many times, first when `when` says so of what arrived on standard output: typed on a terminal,
+    /// a signal to the process group elsewhere.
+    pub fn interrupt(mut self, times: usize, when: fn(&[u8]) -> bool) -> Run {
+        self.interrupt = Some(Interrupt { when, times });
         self
     }
 
@@ -181,6 +228,8 @@ impl Output {
         let observed = match (self.exit, panicked) {
             (_, Some(line)) => line.to_string(),
             (Exit::Signal(n), None) => format!("died of signal {n}"),
+            // What `apr` ends with when it panics, whatever it says.
+            (Exit::Code(101), None) => format!("exit code 101: {}", self.err().trim()),
             (Exit::TimedOut, None) => format!("still running after {:.0} s", self.wall.as_secs_f64()),
             (Exit::Code(_), None) => return Ok(()),
         };
@@ -196,7 +245,7 @@ struct Collector {
 }
 
 impl Collector {
-    fn start(mut from: impl Read + Send + 'static, begun: Instant) -> Collector {
+    fn start(mut from: impl Read + Send + 'static, begun: Instant, leaves_after: Option<usize>) -> Collector {
         let bytes = Arc::new(Mutex::new((Vec::new(), Vec::new())));
         let into = bytes.clone();
         let thread = thread::spawn(move || {
@@ -207,6 +256,9 @@ impl Collector {
                 let Ok(mut kept) = into.lock() else { return };
                 kept.0.extend_from_slice(&buffer[..n]);
                 kept.1.push(chunk);
+                if leaves_after.is_some_and(|most| kept.0.len() >= most) {
+                    break;
+                }
             }
         });
         Collector { bytes, thread }
@@ -222,22 +274,49 @@ impl Collector {
     }
 }
 
+/// A child, its streams, and the keyboard of its terminal.
+struct Started {
+    child: Child,
+    out: Option<Collector>,
+    err: Option<Collector>,
+    keyboard: Option<Box<dyn Write>>,
+}
+
 fn run(mut r: Run) -> std::io::Result<Output> {
+    if let Some(how) = r.redirect {
+        r.command = through_shell(&r.command, how);
+    }
     let begun = Instant::now();
-    let (mut child, out, err) = if r.terminal { on_terminal(&mut r, begun)? } else { on_pipes(&mut r, begun)? };
-    if let Some(mut pipe) = child.stdin.take() {
+    let mut s = if r.terminal { on_terminal(&mut r, begun)? } else { on_pipes(&mut r, begun)? };
+    if let Some(mut pipe) = s.child.stdin.take() {
         let bytes = std::mem::take(&mut r.stdin);
         // A child that does not read its input must not block us; one that closes it is its own affair.
         thread::spawn(move || pipe.write_all(&bytes));
     }
-    let (exit, peak_rss_bytes) = wait(&mut child, begun + r.deadline)?;
-    let wall = begun.elapsed();
-    let (stdout, chunks) = out.map(Collector::finish).unwrap_or_default();
-    let (stderr, _) = err.map(Collector::finish).unwrap_or_default();
-    Ok(Output { exit, stdout, stderr, chunks, wall, peak_rss_bytes, repro: r.shown.join(" ") })
+    let watched = wait(&mut s, begun + r.deadline, r.interrupt)?;
+    let ended = Instant::now();
+    let (stdout, chunks) = s.out.map(Collector::finish).unwrap_or_default();
+    let (stderr, _) = s.err.map(Collector::finish).unwrap_or_default();
+    Ok(Output {
+        exit: watched.exit,
+        stdout,
+        stderr,
+        chunks,
+        wall: ended - begun,
+        after_interrupt: watched.interrupted.map(|at| ended - at),
+        peak_rss_bytes: watched.peak_rss_bytes,
+        repro: r.shown.join(" "),
+    })
 }
 
-type Started = (Child, Option<Collector>, Option<Collector>);
+/// The same program with the same arguments and environment, by `/bin/sh`. What it is called goes by as arguments, so
+/// no byte of it is read as shell.
+fn through_shell(command: &Command, how: &str) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(format!("exec \"$0\" \"$@\" {how}")).arg(command.get_program()).args(command.get_args());
+    shell.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
+}
 
 fn on_pipes(r: &mut Run, begun: Instant) -> std::io::Result<Started> {
     let stdout = match &r.stdout_to {
@@ -248,9 +327,9 @@ fn on_pipes(r: &mut Run, begun: Instant) -> std::io::Result<Started> {
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut r.command, 0);
     let mut child = r.command.spawn()?;
-    let out = child.stdout.take().map(|s| Collector::start(s, begun));
-    let err = child.stderr.take().map(|s| Collector::start(s, begun));
-    Ok((child, out, err))
+    let out = child.stdout.take().map(|s| Collector::start(s, begun, r.reader_leaves_after));
+    let err = child.stderr.take().map(|s| Collector::start(s, begun, None));
+    Ok(Started { child, out, err, keyboard: None })
 }
 
 #[cfg(unix)]
@@ -260,10 +339,11 @@ fn on_terminal(r: &mut Run, begun: Instant) -> std::io::Result<Started> {
     pty.resize(pty_process::Size::new(TERMINAL_ROWS.get(), TERMINAL_COLUMNS.get())).map_err(other)?;
     let command = std::mem::replace(&mut r.command, Command::new(OsString::new()));
     let child = pty_process::blocking::Command::from(command).spawn(pts).map_err(other)?;
-    if !r.stdin.is_empty() {
-        (&pty).write_all(&r.stdin)?;
-    }
-    Ok((child, Some(Collector::start(pty, begun)), None))
+    // The screen is read by one thread while another types.
+    let mut keyboard = std::fs::File::from(rustix::io::dup(&pty)?);
+    keyboard.write_all(&r.stdin)?;
+    let out = Some(Collector::start(pty, begun, None));
+    Ok(Started { child, out, err: None, keyboard: Some(Box::new(keyboard)) })
 }
 
 #[cfg(not(unix))]
@@ -271,20 +351,58 @@ fn on_terminal(_: &mut Run, _: Instant) -> std::io::Result<Started> {
     Err(std::io::Error::other("no pseudo-terminal on this system"))
 }
 
-/// Waits until the child ends or the deadline passes, watching its memory.
-fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<(Exit, Option<u64>)> {
-    let mut peak = None;
-    loop {
-        peak = peak_rss(child.id()).or(peak);
-        if let Some(status) = child.try_wait()? {
-            return Ok((exit_of(status), peak));
+/// What was seen of a child while it ran.
+struct Watched {
+    exit: Exit,
+    interrupted: Option<Instant>,
+    peak_rss_bytes: Option<u64>,
+}
+
+/// Waits until the child ends or the deadline passes, watching its memory, and presses Ctrl+C when it is time.
+fn wait(s: &mut Started, deadline: Instant, mut interrupt: Option<Interrupt>) -> std::io::Result<Watched> {
+    let (mut peak_rss_bytes, mut interrupted) = (None, None);
+    let exit = loop {
+        peak_rss_bytes = peak_rss(s.child.id()).or(peak_rss_bytes);
+        if let Some(status) = s.child.try_wait()? {
+            break exit_of(status);
+        }
+        if let Some(due) = interrupt.as_mut().filter(|i| i.is_due(s.out.as_ref(), interrupted)) {
+            press_interrupt(s)?;
+            interrupted = Some(Instant::now());
+            due.times -= 1;
         }
         if Instant::now() >= deadline {
-            kill_group(child);
-            child.wait()?;
-            return Ok((Exit::TimedOut, peak));
+            kill_group(&mut s.child);
+            s.child.wait()?;
+            break Exit::TimedOut;
         }
         thread::sleep(Duration::from_millis(1));
+    };
+    Ok(Watched { exit, interrupted, peak_rss_bytes })
+}
+
+impl Interrupt {
+    fn is_due(&self, out: Option<&Collector>, last: Option<Instant>) -> bool {
+        let arrived = || out.and_then(|o| o.bytes.lock().ok()).is_some_and(|kept| (self.when)(&kept.0));
+        self.times > 0 && last.map_or_else(arrived, |at| at.elapsed() >= BETWEEN_PRESSES)
+    }
+}
+
+/// Ctrl+C: the key where there is a keyboard, otherwise what the key does.
+fn press_interrupt(s: &mut Started) -> std::io::Result<()> {
+    const END_OF_TEXT: u8 = 3;
+    match &mut s.keyboard {
+        Some(keyboard) => keyboard.write_all(&[END_OF_TEXT]),
+        #[cfg(unix)]
+        None => {
+            let pid = i32::try_from(s.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+            let pid = pid.ok_or_else(|| std::io::Error::other("no process"))?;
+            // A child that ended meanwhile needs no signal.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::INT);
+            Ok(())
+        }
+        #[cfg(not(unix))]
+        None => Err(std::io::Error::other("no Ctrl+C on this system")),
     }
 }
 
@@ -370,6 +488,30 @@ mod tests {
         let script = "test -t 1 && stty size && echo yes";
         assert_eq!(sh(script).on_terminal().output().unwrap().out(), "50 100\r\nyes\r\n");
         assert_eq!(sh(script).output().unwrap().out(), "");
+    }
+
+    #[test]
+    fn ctrl_c_is_typed_on_a_terminal_and_sent_elsewhere() {
+        let script = "trap 'echo again; exit 7' INT; echo ready; while :; do sleep 0.01; done";
+        let ready = |seen: &[u8]| seen.starts_with(b"ready");
+        for run in [sh(script), sh(script).on_terminal()] {
+            let o = run.interrupt(1, ready).output().unwrap();
+            assert_eq!(o.code(), Some(7), "{o:?}");
+            assert!(o.out().contains("again") && o.after_interrupt.is_some_and(|d| d < Duration::from_secs(5)));
+        }
+        let o = sh("echo ready; sleep 0.1").interrupt(1, |seen| seen.starts_with(b"never")).output().unwrap();
+        assert_eq!((o.code(), o.after_interrupt), (Some(0), None));
+    }
+
+    #[test]
+    fn streams_can_be_closed_and_readers_can_leave() {
+        let closed = sh("echo x").redirected(">&-").output().unwrap();
+        assert!(closed.stdout.is_empty() && closed.code() != Some(0));
+        let left = sh("while echo y; do :; done").reader_leaves_after(4).output().unwrap();
+        assert!(left.stdout.starts_with(b"y\ny\n") && left.exit != Exit::TimedOut);
+        // Nothing of a program's arguments is read by the shell in between.
+        let o = Run::new(OsStr::new("/bin/echo")).args(["$HOME", "'", "a b"]).redirected("2>&-").output().unwrap();
+        assert_eq!(o.out(), "$HOME ' a b\n");
     }
 
     #[test]

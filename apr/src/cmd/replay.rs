@@ -3,24 +3,25 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::process::ExitCode;
 
 use engine::api::Silent;
 use engine::{Error, Kind, Options, Result, limits, term, trace};
 
 use crate::args::ReplayArgs;
-use crate::cmd::run::stop_on_signal;
+use crate::interrupt;
 
 /// Runs it again and compares.
-pub fn execute(args: &ReplayArgs) -> Result<()> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    stop_on_signal(&cancel)?;
+pub fn execute(args: &ReplayArgs) -> Result<ExitCode> {
+    let cancel = interrupt::watch()?;
     let recorded = read(&args.trace)?;
     let options = Options { threads: args.threads, cancel, ..Options::default() };
     let replay = trace::replay(&recorded, args.model.as_deref(), options, &mut Silent)?;
     match replay.difference {
-        None => term::print_line(&format!("{} events, every one the same", replay.same)),
+        None => {
+            term::print_line(&format!("{} events, every one the same", replay.same))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Some(what) => Err(Error::new(Kind::Inference, format!("{} events are the same; {what}", replay.same))),
     }
 }

@@ -1,22 +1,19 @@
 //! `apr run`: one prompt, one answer.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::ExitCode;
 
 use engine::api::run_on_terminal;
 use engine::session::Finish;
 use engine::term::Terminal;
-use engine::{Error, Kind, Result};
+use engine::{Kind, Result};
 
 use crate::args::RunArgs;
-use crate::plan;
+use crate::{interrupt, plan};
 
 /// Runs it.
 //= F-CLI-001
-pub fn execute(args: &RunArgs) -> Result<()> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    stop_on_signal(&cancel)?;
-    let plan = plan::run(args, cancel)?;
+pub fn execute(args: &RunArgs) -> Result<ExitCode> {
+    let plan = plan::run(args, interrupt::watch()?)?;
     let mut terminal = Terminal::new(args.verbose);
     // A trace on standard error is alone there, so that it is one JSON document.
     if args.quiet || args.trace().is_some_and(|t| t.output.is_none()) {
@@ -26,20 +23,9 @@ pub fn execute(args: &RunArgs) -> Result<()> {
         terminal = terminal.json();
     }
     let outcome = run_on_terminal(&plan.config, &plan.options, terminal)?;
-    if outcome.answer.finish == Finish::Cancelled {
-        return Err(Error::new(Kind::Interrupted, "interrupted"));
-    }
-    Ok(())
-}
-
-/// The first Ctrl+C ends the answer after the token in the making, the second the process.
-pub fn stop_on_signal(cancel: &Arc<AtomicBool>) -> Result<()> {
-    let cancel = cancel.clone();
-    //= F-CLI-019
-    ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(Kind::Interrupted.exit_code()));
-        }
+    // The answer so far is told already, so an interruption is an end and not an error.
+    Ok(match outcome.answer.finish {
+        Finish::Cancelled => ExitCode::from(Kind::Interrupted.exit_code()),
+        Finish::Eos | Finish::Stop | Finish::Length => ExitCode::SUCCESS,
     })
-    .map_err(|e| Error::new(Kind::Inference, format!("cannot watch for Ctrl+C: {e}")))
 }

@@ -4,13 +4,18 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use super::Check;
 use crate::ask::{self, OPEN_PROMPT, PROMPTS, answered, ask, closed, printed, report};
-use crate::child::Output;
+use crate::bad::command_line::{self, End};
+use crate::child::{Exit, Output, Run};
+use crate::screen::{Screens, spins, without_escapes};
 use crate::subject::Subject;
 use crate::traced::traced;
-use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak};
+use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak, instrument};
 
 /// The written rows of this prefix.
 pub static CHECKS: &[(&str, Check)] = &[
@@ -20,12 +25,15 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CLI-007", f_cli_007),
     ("F-CLI-008", f_cli_008),
     ("F-CLI-009", f_cli_009),
+    ("F-CLI-010", f_cli_010),
     ("F-CLI-011", f_cli_011),
     ("F-CLI-012", f_cli_012),
     ("F-CLI-014", f_cli_014),
+    ("F-CLI-015", f_cli_015),
     ("F-CLI-016", f_cli_016),
     ("F-CLI-017", f_cli_017),
     ("F-CLI-018", f_cli_018),
+    ("F-CLI-019", f_cli_019),
     ("F-CLI-020", f_cli_020),
 ];
 
@@ -173,6 +181,36 @@ pub fn f_cli_009(s: &Subject) -> Attempt {
     t.done()
 }
 
+/// `-q/--quiet` suppresses non-error output, on a terminal too, and errors all the same.
+pub fn f_cli_010(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run -q and --quiet: an answer, a warning and two errors, on pipes and on a terminal");
+    let flags = ["--max-tokens", "16"];
+    let warned = ["--max-tokens", "16", "--temperature", "-1"];
+    let plain = answered(ask(s, PROMPTS[0], &flags)?)?;
+    let loud = answered(ask(s, PROMPTS[0], &warned)?)?;
+    t.hold(loud.err().contains("warning:"), || loud.refute("without the flag there is a warning", loud.err(), "one"))?;
+    for flag in ["-q", "--quiet"] {
+        for flags in [&flags[..], &warned] {
+            let out = answered(ask(s, PROMPTS[0], flags)?.args([flag]))?;
+            let silent = out.stderr.is_empty() && out.stdout == plain.stdout;
+            t.hold(silent, || out.refute("nothing but the answer", out.err() + &out.out(), plain.out()))?;
+            let seen = answered(ask(s, PROMPTS[0], flags)?.args([flag]).on_terminal())?;
+            let received = seen.out().replace("\r\n", "\n");
+            t.hold(received == plain.out(), || {
+                seen.refute("a terminal receives the answer alone", &*received, plain.out())
+            })?;
+        }
+        for (args, code) in [(["run", "nonexistent.gguf", "x"], 3), (["run", "/", "x"], 4)] {
+            for out in [s.apr(args).args([flag]).judged()?, s.apr(args).args([flag]).on_terminal().judged()?] {
+                let said = without_escapes(&(out.err() + &out.out()));
+                let told = out.code() == Some(code) && said.contains("error: ");
+                t.hold(told, || out.refute("an error is still told", said, format!("error, {code}")))?;
+            }
+        }
+    }
+    t.done()
+}
+
 /// `--max-tokens N` limits generation.
 pub fn f_cli_011(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr run --max-tokens 1, 2, 3, 8 beside the whole answer of at least 12 tokens");
@@ -245,6 +283,140 @@ fn opened_libraries(log: &Path) -> Result<String, Halt> {
     let Some(folder) = log.parent() else { return Ok(String::new()) };
     let files = crate::subject::list(folder)?;
     Ok(files.iter().map(|f| std::fs::read_to_string(f).unwrap_or_default()).collect())
+}
+
+/// What `--json` may print.
+const JSON_SCHEMA: &str = include_str!("../../items/apr-run.schema.json");
+
+/// Kinds of error and their exit codes, as the contract has them.
+const KINDS: &[(&str, i32)] =
+    &[("usage", 2), ("not-found", 3), ("unreadable", 4), ("malformed", 5), ("unsupported", 6), ("output", 8)];
+
+/// `--json` outputs JSON format: one object that the schema accepts, whatever happens.
+pub fn f_cli_015(s: &Subject) -> Attempt {
+    let mut t =
+        Tally::new("apr run --json: answers beside plain ones, and every bad command line, against a JSON Schema");
+    let schema: Value = serde_json::from_str(JSON_SCHEMA).map_err(instrument)?;
+    let schema = jsonschema::validator_for(&schema).map_err(instrument)?;
+    let object = |t: &mut Tally, out: &Output| -> Result<Value, Halt> {
+        let text = out.out();
+        let parsed: Option<Value> = serde_json::from_str(&text).ok().filter(|_| text.trim_end().lines().count() == 1);
+        t.hold(parsed.is_some(), || out.refute("standard output is one JSON object on one line", &*text, "{…}"))?;
+        let json = parsed.unwrap_or_default();
+        let wrong: Vec<String> = schema.iter_errors(&json).map(|e| format!("{e} at {}", e.instance_path())).collect();
+        t.hold(wrong.is_empty(), || out.refute("the schema accepts it", wrong.join("; "), "apr-run.schema.json"))?;
+        Ok(json)
+    };
+    for prompt in PROMPTS {
+        for flags in [&["--max-tokens", "24"][..], &["--max-tokens", "2", "--quiet"], &["--max-tokens", "0"]] {
+            let plain = printed(s, prompt, flags)?;
+            let out = answered(ask(s, prompt, flags)?.args(["--json"]))?;
+            let json = object(&mut t, &out)?;
+            let text = json["text"].as_str().unwrap_or_default();
+            let same = if plain.is_empty() { text.is_empty() } else { closed(text) == plain };
+            t.hold(same, || out.refute("the text is the plain answer", text, &*plain))?;
+            let tokens = json["tokens"].as_array().map_or(0, Vec::len) as u64;
+            t.hold(json["tokens_generated"] == tokens, || {
+                out.refute("tokens are counted", json.to_string(), "a count")
+            })?;
+            let wall = out.wall.as_secs_f64() * 1e3;
+            t.at_most("it took no longer than seen from outside", json["duration_ms"].as_f64().unwrap_or(1e9), wall)?;
+        }
+    }
+    let seen = answered(ask(s, PROMPTS[0], &["--max-tokens", "8", "--json"])?.on_terminal())?;
+    let last = Screens::replay(&seen.stdout).last;
+    let shown = serde_json::from_str::<Value>(&last.replace('\n', "")).is_ok();
+    t.hold(shown, || seen.refute("a terminal shows the object alone", last, "{…}"))?;
+
+    let (model, folder) = (s.model()?, s.scratch()?);
+    command_line::lay_out(&folder, &model).map_err(instrument)?;
+    std::fs::write(folder.join("garbage.gguf"), [b'x'; 4096]).map_err(instrument)?;
+    let garbage = [folder.join("garbage.gguf").into_os_string(), "x".into()].to_vec();
+    let mut failing = vec![("garbage", garbage, 5, &b""[..], &[][..])];
+    for line in command_line::ALL.iter().filter(|line| line.redirect.is_none()) {
+        let words = line.words(&model, &folder);
+        if let (End::Refuses(code), Some(at)) = (line.end, words.iter().position(|w| w == "run")) {
+            failing.push((line.what, words[at + 1..].to_vec(), code, line.stdin, line.env));
+        }
+    }
+    for (what, words, code, stdin, env) in failing {
+        let run = s.apr(["run", "--json"]).args(words).stdin(stdin);
+        let out = env.iter().fold(run, |run, (name, value)| run.env(name, value)).judged()?;
+        exits(&mut t, &out, what, code)?;
+        let json = object(&mut t, &out)?;
+        let kind = KINDS.iter().find(|k| k.1 == code).map_or("", |k| k.0);
+        let named = json["exit_code"] == code && json["error"]["kind"] == kind;
+        t.hold(named, || {
+            out.refute(&format!("{what}: kind and exit code"), json.to_string(), format!("{kind}, {code}"))
+        })?;
+        let told = out.err().starts_with("error: ");
+        t.hold(told, || out.refute("people are told on standard error", out.err(), "error: …"))?;
+    }
+    t.done()
+}
+
+/// A model that takes a second to load and never comes to an end: a full shape, all zeros.
+const SLOW: &str = "shape-0.5b";
+
+/// Ctrl+C gracefully terminates, while loading and while generating; a second one ends it at once.
+pub fn f_cli_019(s: &Subject) -> Attempt {
+    let mut t = Tally::new(
+        "Ctrl+C on a terminal and by signal: an empty full-shape model while it loads, and while it answers",
+    );
+    let model = s.forged(SLOW)?;
+    // Any token is as likely as any other: text of all kinds of characters, for minutes.
+    let draw = ["--temperature", "1", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
+    let run = |n: &str| s.apr(["run"]).args([model.as_os_str()]).args(["x", "--max-tokens", n]).args(draw);
+    let patience = Duration::from_secs(60);
+    let unhurried = answered(run("1").args(["--json"]).deadline(patience))?;
+    let load_ms = serde_json::from_slice::<Value>(&unhurried.stdout).map_err(instrument)?["load_ms"].as_f64();
+    t.number("milliseconds that loading takes", load_ms.unwrap_or_default());
+
+    let spinning: fn(&[u8]) -> bool = |seen| spins(&String::from_utf8_lossy(seen));
+    let answering: fn(&[u8]) -> bool = |seen| seen.len() > 200;
+    let on_screen: fn(&[u8]) -> bool = |seen| String::from_utf8_lossy(seen).chars().filter(|c| *c > ' ').count() > 400;
+    let cases: [(&str, &dyn Fn() -> Run, f64); 6] = [
+        ("while loading", &|| run("1").on_terminal().interrupt(1, spinning), 1.0),
+        ("while loading, twice", &|| run("1").on_terminal().interrupt(2, spinning), 0.5),
+        ("while loading, with --json", &|| run("1").args(["--json"]).on_terminal().interrupt(1, spinning), 1.0),
+        ("while answering, by signal", &|| run("4000").interrupt(1, answering), 1.0),
+        ("while answering, on a terminal", &|| run("4000").on_terminal().interrupt(1, on_screen), 1.0),
+        ("while answering, twice", &|| run("4000").on_terminal().interrupt(2, on_screen), 0.5),
+    ];
+    for (what, run, most_seconds) in cases {
+        let loading = what.starts_with("while loading");
+        // A busy machine makes it late now and then; a program that takes its time is late every time.
+        let mut out = run().deadline(patience).output()?;
+        for _ in 0..2 {
+            if out.exit != Exit::Code(130) || out.after_interrupt.is_none_or(|d| d.as_secs_f64() <= most_seconds) {
+                break;
+            }
+            out = run().deadline(patience).output()?;
+        }
+        let seen = format!("{:?} after {:?}", out.exit, out.after_interrupt);
+        let pressed = out.after_interrupt.ok_or_else(|| {
+            let seen = format!("{seen}: {}", out.out());
+            Halt::from(out.refute("there was something to interrupt", seen, "a spinner or text"))
+        })?;
+        t.hold(out.exit == Exit::Code(130), || out.refute(&format!("{what}: exit code 130"), seen, "130"))?;
+        let late = format!("{what}: seconds from the last Ctrl+C to the end");
+        t.at_most(&late, pressed.as_secs_f64(), most_seconds)?;
+        // The answer of a signalled run is on its own; a terminal holds the spinner's lines too.
+        let whole = std::str::from_utf8(&out.stdout).is_ok();
+        t.hold(whole, || out.refute(&format!("{what}: whole characters"), out.out(), "valid UTF-8"))?;
+        t.hold(out.stderr.is_empty(), || out.refute(&format!("{what}: no message"), out.err(), ""))?;
+        let screens = Screens::replay(&out.stdout);
+        let tidy = !screens.cursor_hidden && !spins(&screens.last);
+        t.hold(tidy, || out.refute(&format!("{what}: cursor back, spinner gone"), &*screens.last, "no trace"))?;
+        if loading {
+            // `^C` is what the terminal itself shows of the key.
+            let rest = screens.last.replace("^C", "").replace('\n', "");
+            let told = serde_json::from_str::<Value>(&rest).is_ok_and(|v| v["error"]["kind"] == "interrupted");
+            let right = if what.ends_with("json") { told } else { rest.trim().is_empty() };
+            t.hold(right, || out.refute(&format!("{what}: nothing remains, or the object"), rest, "nothing"))?;
+        }
+    }
+    t.done()
 }
 
 /// Exit code 0 on success, non-zero on failure; each kind of failure its own.

@@ -3,13 +3,23 @@
 //! The reference for "the answer" is the `text` of `--json`; everything else that reaches a person in normal mode is
 //! noise. Terminal rows replay the received bytes in a terminal emulator, so what counts is what was on the screen.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Check;
 use crate::ask::{self, PROMPTS, answered, ask, closed, report};
-use crate::child::Output;
+use crate::bad::command_line::{self, End, Line};
+use crate::bad::{self, Bad};
+use crate::child::{Output, Run};
+use crate::forge::gguf::Writer;
+use crate::forge::models::{Filling, Model};
+use crate::forge::words::{Words, byte_alphabet};
+use crate::formula::Known;
+use crate::message::inhuman;
+use crate::screen::{Screens, coloured, escape, spins, without_escapes};
 use crate::subject::Subject;
-use crate::verdict::{Attempt, Halt, Refutation, Tally};
+use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak, instrument};
+use crate::{capability, forge, oracle, texts};
 
 /// The written rows of this prefix.
 pub static CHECKS: &[(&str, Check)] = &[
@@ -19,17 +29,19 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-UX-024", f_ux_024),
     ("F-UX-025", f_ux_025),
     ("F-UX-026", f_ux_026),
+    ("F-UX-027", f_ux_027),
+    ("F-UX-028", f_ux_028),
+    ("F-UX-029", f_ux_029),
+    ("F-UX-030", f_ux_030),
+    ("F-UX-031", f_ux_031),
+    ("F-UX-035", f_ux_035),
+    ("F-UX-036", f_ux_036),
+    ("F-UX-037", f_ux_037),
     ("F-UX-039", f_ux_039),
+    ("F-UX-040", f_ux_040),
 ];
 
-/// Frames of spinners are Braille patterns with at least one dot.
-const SPINNER: std::ops::RangeInclusive<char> = '\u{2801}'..='\u{28ff}';
-
 const FEW: &[&str] = &["--max-tokens", "48"];
-
-fn spins(text: &str) -> bool {
-    text.chars().any(|c| SPINNER.contains(&c))
-}
 
 /// The answer, by `--json`. Rows about what surrounds an answer need one.
 fn said(s: &Subject, prompt: &str) -> Result<String, Halt> {
@@ -111,6 +123,421 @@ pub fn f_ux_026(s: &Subject) -> Attempt {
         WORDS.iter().find(|w| lower.contains(**w)).map(|w| w.to_string())
     };
     no_noise(s, "no word about the backend", &backend)
+}
+
+/// Verbose mode shows loading details (source, format, tensors), as the first bytes of the file have them.
+pub fn f_ux_027(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run --verbose on GGUF v2 and v3 files, beside their first 16 bytes");
+    let old = s.scratch()?.join("old.gguf");
+    let mut writer = forge::file("llama-q8_0").ok_or_else(|| instrument("no llama-q8_0"))?.map_err(instrument)?;
+    writer.version = 2;
+    // What a file calls itself is shown, and does not reach the terminal as it is.
+    writer.replace("general.name", "\u{1b}[31mred\u{7}");
+    writer.write(&old).map_err(instrument)?;
+    for model in [s.fixture("q8_0")?, s.fixture("q4_k_m")?, s.forged("qwen2-untied-q8_0")?, old] {
+        let out = details(s, &model, &["x"])?;
+        let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let shown = value(&out.err(), "Loading model:").unwrap_or_default();
+        t.hold(shown.ends_with(&name), || out.refute("the model is named", shown, name))?;
+        says(&mut t, &out, "Source:", "local file")?;
+        let (version, tensors) = header(&model)?;
+        says(&mut t, &out, "Format:", &format!("GGUF v{version}"))?;
+        says(&mut t, &out, "Tensors:", &tensors.to_string())?;
+        let driven = out.err().find(|c: char| c.is_control() && c != '\n').map(|at| out.err()[at..].to_string());
+        t.hold(driven.is_none(), || out.refute("names cannot drive the terminal", driven.unwrap_or_default(), "text"))?;
+    }
+    t.done()
+}
+
+/// Version and number of tensors, by the first bytes of a GGUF file.
+fn header(model: &Path) -> Result<(u32, u64), Halt> {
+    let bytes = std::fs::read(model).map_err(instrument)?;
+    let version = bytes.get(4..8).and_then(|b| Some(u32::from_le_bytes(b.try_into().ok()?)));
+    let tensors = bytes.get(8..16).and_then(|b| Some(u64::from_le_bytes(b.try_into().ok()?)));
+    version.zip(tensors).ok_or_else(|| instrument("a GGUF file of less than 16 bytes"))
+}
+
+/// Verbose mode shows architecture info (hidden size, layers, heads), as config.json or the forge has them.
+pub fn f_ux_028(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run --verbose on the fixture beside its config.json, and on six shapes of the forge");
+    let forged = ["qwen2-mha-q8_0", "qwen2-gqa4-q4_k", "qwen2-uneven-q8_0", "llama-q8_0", "llama-head128-q8_0"];
+    let mut shapes = Known::all_forged(s, &forged)?;
+    shapes.push(Known::fixture(s, "q8_0")?);
+    shapes.push(Known::fixture(s, "q4_k_m")?);
+    for known in shapes {
+        let out = details(s, &known.path, &["x"])?;
+        let arch = if known.name.starts_with("llama") { "llama" } else { "qwen2" };
+        says(&mut t, &out, "Architecture:", arch)?;
+        for (key, n) in [
+            ("Hidden:", known.heads * known.head_dim),
+            ("Layers:", known.layers),
+            ("Heads:", known.heads),
+            ("K/V heads:", known.kv_heads),
+        ] {
+            says(&mut t, &out, key, &n.to_string())?;
+        }
+    }
+    t.done()
+}
+
+/// Verbose mode shows prompt token count, equal to llama.cpp's count of the same prompt.
+pub fn f_ux_029(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run --verbose on the prompts of golden/llama/qwen2-tiny-q8_0.json of up to 400 tokens");
+    let golden = oracle::golden(s, "qwen2-tiny-q8_0")?;
+    let model = golden.model(s)?;
+    for case in golden.cases.iter().filter(|c| c.prompt.len() <= 400) {
+        let Some(words) = typed(case) else { continue };
+        let out = details(s, &model, &words)?;
+        says(&mut t, &out, "Prompt tokens:", &case.prompt.len().to_string())?;
+    }
+    t.done()
+}
+
+/// What to type for a case of the oracle: `None` where it takes more than a system message and one of the user.
+fn typed(case: &oracle::Case) -> Option<Vec<&str>> {
+    match case.messages.as_deref() {
+        _ if case.tools.is_some() => None,
+        None => Some(vec![case.text.as_deref()?, "--raw"]),
+        Some([user]) if user.role == "user" => Some(vec![&user.content]),
+        Some([system, user]) if system.role == "system" => Some(vec![&user.content, "--system", &system.content]),
+        Some(_) => None,
+    }
+}
+
+/// Verbose mode shows performance stats (tok/s, total duration) that agree with each other and with a clock outside.
+pub fn f_ux_030(s: &Subject) -> Attempt {
+    let mut t =
+        Tally::new("apr run --verbose, an answer of at least 16 tokens by scalar code on one thread, three times");
+    let (prompt, whole) = ask::long(s, 16)?;
+    // A busy machine may hand us text late, so the time between the first text and the last looks longer than it was.
+    let mut least_missing = f64::INFINITY;
+    for _ in 0..3 {
+        let run = ask(s, prompt, &["--max-tokens", "128", "--threads", "1", "--verbose"])?.env("APR_ISA", "scalar");
+        let out = answered(run)?;
+        let err = out.err();
+        let number = |key: &str| {
+            let shown = value(&err, key).and_then(|v| v.split([' ', 'm']).next()?.parse::<f64>().ok());
+            shown.ok_or_else(|| Halt::from(out.refute("--verbose has statistics", &*err, key)))
+        };
+        let (speed, total, load) = (number("Performance:")?, number("Total:")?, number("Model loaded in")?);
+        let (steps, decode) = (number("Decoded:")?, milliseconds(&err, "Decoded:"));
+        let (tokens, prompt_ms) = (number("Generated:")?, milliseconds(&err, "Prompt:"));
+        let decode = decode.ok_or_else(|| out.refute("decoding took a time", &*err, "ms"))?;
+        let prompt_ms = prompt_ms.ok_or_else(|| out.refute("the prompt took a time", &*err, "ms"))?;
+        t.equal("as many tokens as without --verbose", &tokens, &(whole.tokens as f64))?;
+        let counted = (steps - tokens).abs() <= 1.0;
+        t.hold(counted, || out.refute("a step for each token, give or take the first and the end", &*err, "as many"))?;
+        let off = (speed / (steps / decode * 1e3) - 1.0).abs();
+        t.at_most("tok/s is steps over time, but for rounding", off, 0.01)?;
+        let parts = load + prompt_ms + decode;
+        t.at_most("the parts fit into the whole, but for rounding", parts, total + 0.1)?;
+        let wall = out.wall.as_secs_f64() * 1e3;
+        t.at_most("the whole fits into the time seen from outside", total, wall)?;
+        let (first, last) = (out.chunks.first().map(|c| c.at), out.chunks.last().map(|c| c.at));
+        let spread = first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first).as_secs_f64() * 1e3;
+        least_missing = least_missing.min((spread - decode) / spread.max(1.0));
+    }
+    t.at_most("text arrives no longer than decoding is said to take, in the best of three runs", least_missing, 0.2)?;
+    t.done()
+}
+
+/// The number before `ms` on the line that begins so.
+fn milliseconds(text: &str, key: &str) -> Option<f64> {
+    value(text, key)?.split_once("ms")?.0.rsplit(' ').next()?.parse().ok()
+}
+
+/// Verbose mode shows backend dispatch info (AVX/CUDA/SIMD): the best there is, or the one that is forced.
+pub fn f_ux_031(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run --verbose as it is, with each APR_ISA of this machine, and on one and two threads");
+    let here = capability::instruction_sets();
+    // Worst first. The names on the left are APR_ISA's.
+    let known = [("scalar", ""), ("avx2", "avx2"), ("avx512", "avx512vnni"), ("neon", "neon")];
+    let had: Vec<&str> = known.iter().filter(|(_, cpu)| cpu.is_empty() || here.contains(cpu)).map(|k| k.0).collect();
+    let backend = |run: Run, isa: &str, threads: Option<usize>, t: &mut Tally| {
+        let out = answered(run.args(["--verbose"]))?;
+        let line = out.err().lines().find(|l| l.starts_with("Backend:")).unwrap_or("no Backend line").to_lowercase();
+        let words: Vec<&str> = line.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        let others = had.iter().any(|other| *other != isa && words.contains(other));
+        let named = words.contains(&"cpu") && words.contains(&isa) && !others;
+        t.hold(named, || out.refute("the backend line names what runs", &*line, format!("cpu, {isa}")))?;
+        let counted = threads.is_none_or(|n| line.contains(&format!("{n} thread")));
+        t.hold(counted, || out.refute("it says on how many threads", &*line, format!("{threads:?}")))
+    };
+    for isa in &had {
+        for threads in [1, 2] {
+            let flags = ["--max-tokens", "4", "--threads", &threads.to_string()];
+            backend(ask(s, PROMPTS[0], &flags)?.env("APR_ISA", isa), isa, Some(threads), &mut t)?;
+        }
+    }
+    let best = had.last().copied().unwrap_or("scalar");
+    backend(ask(s, PROMPTS[0], &["--max-tokens", "4"])?, best, None, &mut t)?;
+    t.note(format!("instruction sets: {}", had.join(", ")));
+    t.done()
+}
+
+/// Colors work on TTY, disabled on non-TTY.
+pub fn f_ux_035(s: &Subject) -> Attempt {
+    let mut t = Tally::new(
+        "an answer, details, a warning, an error and a usage error: on a terminal, on pipes, NO_COLOR, TERM=dumb; answers with escapes",
+    );
+    let model = s.model()?;
+    let model = model.to_string_lossy();
+    let cases: [(&str, &[&str], i32); 5] = [
+        ("an answer", &["run", &model, "2+2?", "--max-tokens", "4"], 0),
+        ("details", &["run", &model, "2+2?", "--max-tokens", "4", "--verbose"], 0),
+        ("a warning", &["run", &model, "2+2?", "--max-tokens", "4", "--temperature", "-1"], 0),
+        ("an error", &["run", "nonexistent.gguf", "2+2?"], 3),
+        ("a usage error", &["run", &model, "2+2?", "--frobnicate"], 2),
+    ];
+    for (what, args, code) in cases {
+        let mut run = |run: Run| {
+            let out = run.judged()?;
+            let ended = out.code() == Some(code);
+            t.hold(ended, || {
+                out.refute(&format!("{what} exits {code}"), format!("{:?}", out.code()), code.to_string())
+            })?;
+            Ok::<Output, Halt>(out)
+        };
+        let screen = run(s.apr(args).on_terminal())?;
+        let plain = run(s.apr(args).env("NO_COLOR", "1").on_terminal())?;
+        let dumb = run(s.apr(args).env("TERM", "dumb").on_terminal())?;
+        let piped = run(s.apr(args))?;
+        let forced = run(s.apr(args).env("CLICOLOR_FORCE", "1"))?;
+        let seen = |out: &Output| String::from_utf8_lossy(&out.stdout).escape_debug().to_string();
+        t.hold(coloured(&screen.stdout), || {
+            screen.refute(&format!("{what} is coloured on a terminal"), seen(&screen), "a colour")
+        })?;
+        t.hold(!coloured(&plain.stdout), || plain.refute("NO_COLOR: no colour", seen(&plain), "none"))?;
+        let left = escape(&dumb.stdout);
+        t.hold(left.is_none(), || dumb.refute("TERM=dumb: no escape sequence", left.unwrap_or_default(), "none"))?;
+        let left = escape(&piped.stdout).or_else(|| escape(&piped.stderr));
+        t.hold(left.is_none(), || piped.refute("no escape sequence on a pipe", left.unwrap_or_default(), "none"))?;
+        // A plain answer has nothing to colour where no spinner can turn.
+        let colour = coloured(&forced.stderr) || what == "an answer";
+        t.hold(colour && escape(&forced.stdout).is_none(), || {
+            forced.refute("CLICOLOR_FORCE: colour on standard error, none in the answer", forced.err(), "a colour")
+        })?;
+    }
+    let babbler = s.scratch()?.join("babbler.gguf");
+    escaping()?.write(&babbler).map_err(instrument)?;
+    let babble = || s.apr(["run"]).args([&babbler]).args(["x", "--max-tokens", "5", "--quiet"]);
+    let piped = answered(babble())?;
+    t.hold(piped.stdout == b"\x1b\x1b\x1b\x1b\x1b\n", || {
+        piped.refute("a pipe receives every byte of an answer", piped.out().escape_debug().to_string(), "five escapes")
+    })?;
+    let seen = answered(babble().on_terminal())?;
+    let left = escape(&seen.stdout);
+    t.hold(left.is_none(), || seen.refute("an answer cannot drive the screen", left.unwrap_or_default(), "text"))?;
+    t.done()
+}
+
+/// A model of zeros, to which all tokens are alike, so that it answers with the first one: the escape character.
+fn escaping() -> Result<Writer, Halt> {
+    let words = || {
+        let mut words = Words::small();
+        let escape = String::from(byte_alphabet()[0x1b]);
+        let at = words.tokens.iter().position(|token| *token == escape).unwrap_or_default();
+        words.tokens.swap(0, at);
+        words
+    };
+    let like = forge::model("qwen2-f16").ok_or_else(|| instrument("no qwen2-f16"))?;
+    Model { words, filling: Filling::Hole, ..like }.file().map_err(instrument)
+}
+
+/// UTF-8 and emoji render correctly without mojibake.
+pub fn f_ux_036(s: &Subject) -> Attempt {
+    let mut t =
+        Tally::new("apr run on prompts answered beyond ASCII: every chunk of a pipe, the screen, HuggingFace's bytes");
+    let spelled = texts::spelled(s)?;
+    let golden = oracle::golden(s, "qwen2-tiny-q8_0")?;
+    let of_golden = golden.cases.iter().filter(|c| c.reply.as_ref().is_some_and(|r| !r.is_ascii()));
+    let mut cases: Vec<(Vec<&str>, Option<&oracle::Case>)> =
+        of_golden.filter_map(|case| Some((typed(case)?, Some(case)))).collect();
+    cases.extend(texts::VARIED.iter().filter(|(_, raw)| !raw).map(|(prompt, _)| (vec![*prompt], None)));
+    let (mut multibyte, mut by_oracle) = (0u32, 0u32);
+    for (words, case) in cases {
+        let flags = [&words[1..], FEW].concat();
+        let told = report(s, words[0], &flags)?;
+        if told.text.is_ascii() {
+            continue;
+        }
+        multibyte += 1;
+        let ids: Vec<u32> = serde_json::from_value(told.json["tokens"].clone()).map_err(instrument)?;
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| spelled.get(id).cloned().unwrap_or_default()).collect();
+        let refute = |criterion: &str, seen: &str, want: &str| {
+            Refutation::new(criterion, seen.escape_debug().to_string(), want).repro(told.repro.clone())
+        };
+        let meant = String::from_utf8_lossy(&bytes).into_owned();
+        t.hold(told.text == meant, || refute("the text is what the tokens spell", &told.text, &meant))?;
+        if let Some(reply) = case.filter(|c| c.greedy.starts_with(&ids)).and_then(|c| c.reply.as_ref()) {
+            by_oracle += 1;
+            t.hold(told.text == *reply, || refute("the text is llama.cpp's", &told.text, reply))?;
+        }
+        let whole = std::str::from_utf8(&bytes).is_ok();
+        let replaced = told.text.contains('\u{fffd}');
+        t.hold(!(whole && replaced), || refute("no U+FFFD for valid tokens", &told.text, &meant))?;
+
+        let out = answered(ask(s, words[0], &flags)?)?;
+        let want = closed(&told.text);
+        t.hold(out.out() == want, || out.refute("a pipe receives the text", out.out(), &*want))?;
+        let mut from = 0;
+        for chunk in &out.chunks {
+            let piece = &out.stdout[from..from + chunk.bytes];
+            from += chunk.bytes;
+            let valid = std::str::from_utf8(piece).is_ok();
+            t.hold(valid, || out.refute("every chunk is whole characters", format!("{piece:x?}"), "valid UTF-8"))?;
+        }
+        let seen = answered(ask(s, words[0], &flags)?.on_terminal())?;
+        let last = Screens::replay(&seen.stdout).last;
+        let alike = lines(&last) == lines(&told.text);
+        t.hold(alike, || seen.refute("the screen shows the text", &*last, &*told.text))?;
+    }
+    t.number("answers beyond ASCII", f64::from(multibyte));
+    t.number("of these beside llama.cpp's", f64::from(by_oracle));
+    if by_oracle == 0 || multibyte < 5 {
+        return Err(fixture_weak(format!("{multibyte} answers beyond ASCII, {by_oracle} of them known")));
+    }
+    t.done()
+}
+
+/// Error messages are user-friendly (no raw Rust panics).
+pub fn f_ux_037(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run on every bad command line and every hostile model file of falsify/src/bad");
+    let (model, folder) = (s.model()?, s.scratch()?);
+    command_line::lay_out(&folder, &model).map_err(instrument)?;
+    for line in command_line::ALL {
+        let out = typed_line(s, line, &model, &folder).judged()?;
+        judge_line(&mut t, line, &out)?;
+    }
+    let tables = [bad::header::all, bad::tensors::all, bad::hyper::all, bad::tokenizer::all];
+    for table in tables {
+        // A few of each: every one of them is refused in this process by the rows of the formats.
+        for Bad { what, bytes, kind, at } in table().map_err(instrument)?.into_iter().step_by(5) {
+            let file = folder.join("hostile.gguf");
+            std::fs::write(&file, bytes).map_err(instrument)?;
+            let out = s.apr(["run"]).args([&file]).args(["x"]).judged()?;
+            let code = Some(i32::from(kind.exit_code()));
+            t.hold(out.code() == code, || {
+                out.refute(&format!("{what} is refused"), format!("{:?}", out.code()), format!("{code:?}"))
+            })?;
+            human(&mut t, &out, &what, false)?;
+            let at = at.to_string();
+            let criterion = format!("{what}: the message says where");
+            t.hold(out.err().contains(&at), || out.refute(&criterion, out.err(), at))?;
+        }
+    }
+    let bare = s.apr(["run"]).args([&model]).on_terminal().judged()?;
+    let hinted = bare.code() == Some(2) && bare.out().contains("no prompt") && bare.out().contains("after the model");
+    t.hold(hinted, || bare.refute("without a prompt, a terminal gets a hint", bare.out(), "no prompt; give one"))?;
+    let left = ask(s, ask::LONG_PROMPTS[0], &["--max-tokens", "128", "--threads", "1"])?.env("APR_ISA", "scalar");
+    let left = left.reader_leaves_after(1).judged()?;
+    let silent = left.code() == Some(141) && left.stderr.is_empty();
+    t.hold(silent, || {
+        left.refute(
+            "a reader that leaves gets no message",
+            format!("{:?}: {}", left.code(), left.err()),
+            "141, nothing",
+        )
+    })?;
+    t.done()
+}
+
+/// `apr` with the words of this line, and what is around it.
+fn typed_line(s: &Subject, line: &Line, model: &Path, folder: &Path) -> Run {
+    let mut run = s.apr(line.words(model, folder));
+    for (name, value) in line.env {
+        run = run.env(name, value);
+    }
+    if !line.stdin.is_empty() {
+        run = run.stdin(line.stdin);
+    }
+    line.redirect.into_iter().fold(run, Run::redirected)
+}
+
+fn judge_line(t: &mut Tally, line: &Line, out: &Output) -> Result<(), Halt> {
+    let code = match line.end {
+        End::Answers => 0,
+        End::Refuses(code) => code,
+    };
+    let observed = || format!("{:?}: {}", out.code(), out.err().trim());
+    let ended = out.code() == Some(code);
+    t.hold(ended, || out.refute(&format!("{} exits {code}", line.what), observed(), code.to_string()))?;
+    let heard = !line.redirect.is_some_and(|how| how.starts_with("2>"));
+    if heard && code != 0 {
+        human(t, out, line.what, code == 2)?;
+        let missing = line.says.iter().find(|word| !out.err().contains(**word));
+        t.hold(missing.is_none(), || {
+            out.refute(&format!("{}: the message names it", line.what), observed(), *missing.unwrap_or(&""))
+        })?;
+    }
+    let driven = escape(&out.stderr);
+    t.hold(driven.is_none(), || {
+        out.refute(&format!("{}: nothing drives the terminal", line.what), driven.unwrap_or_default(), "text")
+    })
+}
+
+fn human(t: &mut Tally, out: &Output, what: &str, usage: bool) -> Result<(), Halt> {
+    let wrong = inhuman(&out.err(), usage);
+    t.hold(wrong.is_none(), || {
+        out.refute(&format!("{what} gives one human line"), wrong.unwrap_or_default(), "error: what, where; hint")
+    })
+}
+
+/// Final stats summary suppressed unless `--verbose` is used.
+pub fn f_ux_040(s: &Subject) -> Attempt {
+    let mut t =
+        Tally::new("apr run plain and --verbose, on pipes and on a pseudo-terminal: what comes after the answer");
+    const SUMMARY: [&str; 3] = ["Generated:", "Performance:", "Total:"];
+    for prompt in PROMPTS {
+        let text = said(s, prompt)?;
+        let last_line = text.trim_end().lines().next_back().unwrap_or_default();
+        for terminal in [false, true] {
+            let run = |flags: &[&str]| {
+                let run = ask(s, prompt, &[FEW, flags].concat())?;
+                let out = answered(if terminal { run.on_terminal() } else { run })?;
+                // A terminal receives both streams in order; on pipes the answer comes first by definition.
+                let all = out.out().replace("\r\n", "\n") + &out.err();
+                let after = all.rsplit_once(last_line).map(|(_, after)| without_escapes(after)).unwrap_or_default();
+                Ok::<(Output, String, String), Halt>((out, all, after))
+            };
+            let (out, all, after) = run(&[])?;
+            let found =
+                SUMMARY.iter().find(|key| all.contains(**key)).map(|key| key.to_string()).or_else(|| timing(&after));
+            let silent = found.is_none() && after.trim().is_empty();
+            t.hold(silent, || out.refute("nothing comes after the answer", found.unwrap_or(after), "nothing"))?;
+            let (out, _, after) = run(&["--verbose"])?;
+            let missing = SUMMARY.iter().find(|key| !after.contains(**key));
+            t.hold(missing.is_none() && timing(&after).is_some(), || {
+                out.refute(
+                    "--verbose ends with statistics",
+                    &*after,
+                    missing.unwrap_or(&"a time and a speed").to_string(),
+                )
+            })?;
+        }
+    }
+    t.done()
+}
+
+/// `apr run MODEL WORDS --verbose`, one token.
+fn details(s: &Subject, model: &Path, words: &[&str]) -> Result<Output, Halt> {
+    let model: PathBuf = model.to_owned();
+    answered(s.apr(["run"]).args([model]).args(words).args(["--verbose", "--max-tokens", "1"]))
+}
+
+/// What stands behind a key of `--verbose`, up to a comma, a bracket or the end of the line.
+fn value(text: &str, key: &str) -> Option<String> {
+    let at =
+        text.match_indices(key).find(|(at, _)| text[..*at].chars().next_back().is_none_or(|c| c == ' ' || c == '\n'));
+    let rest = &text[at?.0 + key.len()..];
+    Some(rest.split([',', '(', '\n']).next().unwrap_or_default().trim().to_string())
+}
+
+fn says(t: &mut Tally, out: &Output, key: &str, want: &str) -> Result<(), Halt> {
+    let seen = value(&out.err(), key);
+    t.hold(seen.as_deref() == Some(want), || {
+        out.refute(&format!("--verbose: {key}"), seen.unwrap_or_else(|| out.err()), want.to_string())
+    })
 }
 
 /// Output streaming works (text appears as generated).
@@ -218,36 +645,6 @@ fn lines(text: &str) -> Vec<&str> {
     text.trim_end().lines().map(str::trim_end).collect()
 }
 
-/// What a terminal showed: every different screen, and the last one.
-struct Screens {
-    all: Vec<String>,
-    last: String,
-    cursor_hidden: bool,
-}
-
-impl Screens {
-    #[cfg(unix)]
-    fn replay(bytes: &[u8]) -> Screens {
-        use crate::child::{TERMINAL_COLUMNS, TERMINAL_ROWS};
-        let mut terminal = vt100::Parser::new(TERMINAL_ROWS, TERMINAL_COLUMNS, 0);
-        let mut all: Vec<String> = Vec::new();
-        for byte in bytes {
-            terminal.process(std::slice::from_ref(byte));
-            let now = terminal.screen().contents();
-            if all.last() != Some(&now) {
-                all.push(now);
-            }
-        }
-        let last = terminal.screen().contents();
-        Screens { all, last, cursor_hidden: terminal.screen().hide_cursor() }
-    }
-
-    #[cfg(not(unix))]
-    fn replay(_: &[u8]) -> Screens {
-        Screens { all: Vec::new(), last: String::new(), cursor_hidden: false }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,9 +666,11 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_is_what_remains_visible() {
-        let s = Screens::replay("⠋ Loading\r\x1b[2Kfour\r\n".as_bytes());
-        assert_eq!(s.last.trim_end(), "four");
-        assert!(s.all.iter().any(|c| c.contains('⠋')));
+    fn values_stand_behind_their_keys() {
+        let text = "  Heads: 4, K/V heads: 2\nTensors: 50 (Q8_0 x 29)\nDecoded: 9 steps in 40.10ms\n";
+        for (key, want) in [("Heads:", "4"), ("K/V heads:", "2"), ("Tensors:", "50")] {
+            assert_eq!(value(text, key).as_deref(), Some(want));
+        }
+        assert_eq!((value(text, "eads:"), milliseconds(text, "Decoded:")), (None, Some(40.1)));
     }
 }

@@ -90,6 +90,16 @@ impl Real {
         c
     }
 
+    /// Runs it with another value of a variable, or without it.
+    fn with_env(self, name: &str, value: Option<&str>) -> u8 {
+        let mut command = self.command();
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+        command.status().map_or(99, code_of)
+    }
+
     /// Types one more word.
     pub(super) fn push(&mut self, word: &str) {
         self.args.push(word.into());
@@ -221,6 +231,26 @@ pub static ALL: &[Saboteur] = &[
     evil("paths-dropped", "errors without the names that stand in quotes", |r| {
         r.with_errors(|line| line.split('\'').step_by(2).collect::<Vec<_>>().join("it"))
     }),
+    evil("ignores-quiet", "drops -q and --quiet", |r| r.without(&["-q", "--quiet"], 0).run()),
+    evil("json-with-noise", "says something on standard output before the JSON", json_with_noise),
+    evil("json-on-success-only", "a failure prints no JSON", json_on_success_only),
+    evil("ignores-interrupt", "goes on after Ctrl+C", ignores_interrupt),
+    evil("verbose-wrong-count", "one tensor and one token too many in the details", |r| {
+        r.with_stderr(|text| count_one_more(&text, &["Tensors: ", "Prompt tokens: "]))
+    }),
+    evil("verbose-wrong-shape", "one K/V head too many in the details", |r| {
+        r.with_stderr(|text| count_one_more(&text, &["K/V heads: "]))
+    }),
+    evil("verbose-wrong-speed", "the speed of a prompt is told as that of the answer", verbose_wrong_speed),
+    evil("clock-half-as-fast", "tells half of every time and double the speed", clock_half_as_fast),
+    evil("verbose-wrong-backend", "names another instruction set than ran", verbose_wrong_backend),
+    evil("stats-always", "prints the statistics unasked", stats_always),
+    evil("answer-drives-screen", "lets the answer's escape sequences through to a terminal", answer_drives_screen),
+    evil("colourless", "no colour even on a terminal", |r| r.with_env("NO_COLOR", Some("1"))),
+    evil("ignores-no-color", "does not look at NO_COLOR", |r| r.with_env("NO_COLOR", None)),
+    evil("mojibake", "takes UTF-8 for Latin-1", |r| r.retold(|text| text.bytes().map(char::from).collect())),
+    evil("characters-split", "writes the answer byte by byte", characters_split),
+    evil("debug-formatted-error", "prints errors as Rust's Debug does", debug_formatted_error),
     evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
 
@@ -389,4 +419,119 @@ fn prompt_trimmed(mut real: Real) -> u8 {
         *prompt = prompt.to_string_lossy().trim().into();
     }
     real.run()
+}
+
+fn json_with_noise(real: Real) -> u8 {
+    let structured = real.has(&["--json"]);
+    let mut caught = real.caught();
+    if structured {
+        caught.stdout = [b"Loading model...\n".as_slice(), &caught.stdout].concat();
+    }
+    caught.emit()
+}
+
+fn json_on_success_only(real: Real) -> u8 {
+    let mut caught = real.caught();
+    if caught.code != 0 {
+        caught.stdout.clear();
+    }
+    caught.emit()
+}
+
+/// The real one runs where no key reaches it, and we do not listen.
+fn ignores_interrupt(real: Real) -> u8 {
+    let mut command = real.command();
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    match ctrlc::set_handler(|| ()) {
+        Ok(()) => command.status().map_or(99, code_of),
+        Err(_) => 99,
+    }
+}
+
+/// The text with the number behind each key one larger.
+fn count_one_more(text: &str, keys: &[&str]) -> String {
+    let mut text = text.to_string();
+    for key in keys {
+        let Some(at) = text.find(key).map(|at| at + key.len()) else { continue };
+        let digits = text[at..].chars().take_while(char::is_ascii_digit).count();
+        if let Ok(n) = text[at..at + digits].parse::<u64>() {
+            text.replace_range(at..at + digits, &(n + 1).to_string());
+        }
+    }
+    text
+}
+
+fn verbose_wrong_speed(real: Real) -> u8 {
+    real.with_stderr(|text| {
+        let of_prompt = text.lines().find(|l| l.starts_with("Prompt: ")).and_then(|l| l.split(['(', ')']).nth(1));
+        let speed = of_prompt.unwrap_or("0.0 tok/s").to_string();
+        let told =
+            |l: &str| if l.starts_with("Performance:") { format!("Performance: {speed}\n") } else { format!("{l}\n") };
+        text.lines().map(told).collect()
+    })
+}
+
+fn clock_half_as_fast(real: Real) -> u8 {
+    let told = |word: &str| {
+        let times = word.strip_suffix("ms").and_then(|n| n.parse::<f64>().ok());
+        times.map_or(word.to_string(), |n| format!("{:.2}ms", n / 2.0))
+    };
+    real.with_stderr(|text| {
+        let line =
+            |l: &str| match l.strip_prefix("Performance: ").and_then(|l| l.split(' ').next()?.parse::<f64>().ok()) {
+                Some(speed) => format!("Performance: {:.1} tok/s\n", speed * 2.0),
+                None => l.split(' ').map(told).collect::<Vec<_>>().join(" ") + "\n",
+            };
+        text.lines().map(line).collect()
+    })
+}
+
+fn verbose_wrong_backend(real: Real) -> u8 {
+    real.with_stderr(|text| {
+        let swapped = |l: &str| match l.contains("scalar") {
+            true => l.replace("scalar", "avx2"),
+            false => l.replace("avx512", "scalar").replace("avx2", "scalar").replace("neon", "scalar"),
+        };
+        let told = |l: &str| if l.starts_with("Backend:") { swapped(l) + "\n" } else { format!("{l}\n") };
+        text.lines().map(told).collect()
+    })
+}
+
+fn stats_always(mut real: Real) -> u8 {
+    if real.has(&["-v", "--verbose", "-q", "--quiet"]) {
+        return real.run();
+    }
+    real.args.push("--verbose".into());
+    real.with_stderr(|text| {
+        let told = |l: &&str| ["Generated:", "Decoded:", "Performance:", "Total:"].iter().any(|key| l.starts_with(key));
+        text.lines().filter(told).flat_map(|l| [l, "\n"]).collect()
+    })
+}
+
+/// A quiet one, so that nothing but the answer changes: the real one writes to a pipe.
+fn answer_drives_screen(real: Real) -> u8 {
+    if real.has(&["-q", "--quiet"]) { real.caught().emit() } else { real.run() }
+}
+
+fn characters_split(real: Real) -> u8 {
+    let caught = real.caught();
+    let _ = io::stderr().write_all(&caught.stderr);
+    for byte in &caught.stdout {
+        let _ = io::stdout().write_all(&[*byte]).and_then(|()| io::stdout().flush());
+        if !byte.is_ascii() {
+            // The reader is to see this byte alone.
+            thread::sleep(std::time::Duration::from_millis(3));
+        }
+    }
+    caught.code
+}
+
+fn debug_formatted_error(real: Real) -> u8 {
+    let mut caught = real.caught();
+    if caught.code != 0 {
+        let text = String::from_utf8_lossy(&caught.stderr).into_owned();
+        caught.stderr = format!("error: Error {{ kind: Malformed, what: {:?}, at: None }}\n", text.trim()).into_bytes();
+    }
+    caught.emit()
 }

@@ -1,0 +1,41 @@
+//! Ctrl+C. The first ends the answer after the token in the making, and in any case the process a moment later: loading
+//! a model or reading a long prompt is not worth waiting for. The second ends the process at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use engine::{Error, Kind, Result, term};
+
+use crate::args;
+
+/// How long an interrupted answer may take to end by itself.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Watches for Ctrl+C from now on. What it returns is set by the first one.
+//= F-CLI-019
+pub fn watch() -> Result<Arc<AtomicBool>> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let set = cancel.clone();
+    ctrlc::set_handler(move || {
+        // The handler must be free for the second one, so a thread of its own does the waiting.
+        let first = !set.swap(true, Ordering::Relaxed);
+        if !first || thread::Builder::new().spawn(end_soon).is_err() {
+            exit();
+        }
+    })
+    .map_err(|e| Error::new(Kind::Internal, format!("cannot watch for Ctrl+C: {e}")))?;
+    Ok(cancel)
+}
+
+fn end_soon() {
+    term::clear();
+    thread::sleep(PATIENCE);
+    term::fail(&Error::new(Kind::Interrupted, "interrupted"), args::json_typed());
+    exit();
+}
+
+fn exit() {
+    std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+}
