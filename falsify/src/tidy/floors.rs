@@ -11,7 +11,7 @@ pub static RULES: &[Rule] = &[
 ];
 
 /// The engine's modules by floor. A module mentions modules of its own floor and of those below. Floor 0 of this table
-/// is what everybody may use, and what uses nobody.
+/// is what everybody may use, and what uses only itself.
 const MODULES: &[(&str, u8)] = &[
     ("error", 0),
     ("knobs", 0),
@@ -71,11 +71,7 @@ fn above(line: &str, module: &str, floor: u8) -> Option<String> {
         None => rest.split(|c: char| !c.is_alphanumeric() && c != '_').take(1).collect::<Vec<_>>(),
         Some(list) => list.split(|c: char| !c.is_alphanumeric() && c != '_').collect(),
     });
-    let higher = |name: &str| {
-        MODULES
-            .iter()
-            .any(|(m, f)| *m == name && (*f > floor || floor == 0 && !["error", "limits"].contains(m) && *m != module))
-    };
+    let higher = |name: &str| MODULES.iter().any(|(m, f)| *m == name && *f > floor);
     used.into_iter().find(|name| higher(name)).map(|name| format!("mentions crate::{name}, which is above {module}"))
 }
 
@@ -139,7 +135,7 @@ const PRINTERS: &[&str] = &["engine/src/term.rs", "apr/src/main.rs"];
 
 fn printing(tree: &Tree) -> Vec<Finding> {
     let macros = ["println!", "eprintln!", "print!", "eprint!", "dbg!"];
-    let product = tree.rust(&["engine/src/", "engine/compute/src/", "apr/src/"]);
+    let product = tree.product();
     let printed = |line: &str| macros.iter().find(|m| names(line, m)).map(|m| format!("{m} outside term.rs"));
     product.filter(|f| !PRINTERS.contains(&f.path.as_str())).flat_map(|f| f.lines_where("printing", printed)).collect()
 }
@@ -148,7 +144,7 @@ fn printing(tree: &Tree) -> Vec<Finding> {
 const KNOBS: &[&str] = &["engine/src/knobs.rs", "apr/src/knobs.rs"];
 
 fn environment(tree: &Tree) -> Vec<Finding> {
-    let product = tree.rust(&["engine/src/", "engine/compute/src/", "apr/src/"]);
+    let product = tree.product();
     let reads = |line: &str| {
         let words = ["env::var", "env::var_os", "env::set_var", "env::vars"];
         words.iter().find(|w| line.contains(**w)).map(|w| format!("{w} outside knobs.rs"))

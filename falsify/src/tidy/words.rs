@@ -87,17 +87,12 @@ fn early_return(tree: &Tree) -> Vec<Finding> {
 
 fn panics(tree: &Tree) -> Vec<Finding> {
     let words = [".unwrap()", "panic!(", "todo!(", "unimplemented!(", ".expect(", "unreachable!("];
-    let tests = |f: &&File| {
-        let stem = f.path.rsplit('/').next().unwrap_or_default();
-        matches!(stem, "tests.rs" | "testing.rs" | "published.rs")
-    };
     // What cannot happen may be said so, in words that a reader can check.
     let bad = |l: &str| {
         let word = words.iter().find(|w| l.contains(**w))?;
         (!l.contains("(\"invariant: ")).then(|| format!("{word} without an invariant"))
     };
-    let product = tree.rust(&["engine/src/", "engine/compute/src/", "apr/src/"]);
-    product.filter(|f| !tests(f)).flat_map(|f| f.lines_where("panics", bad)).collect()
+    tree.product().flat_map(|f| f.lines_where("panics", bad)).collect()
 }
 
 /// Names, hashes and prompts of the fixtures, none of which may stand in the engine.
