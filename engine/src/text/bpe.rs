@@ -106,7 +106,8 @@ fn merges(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Merges> {
         let what = format!("{} merges; at most {} are supported", values.len(), limits::MERGES_MAX);
         return Err(Error::new(Kind::TooLarge, what).at(key(MERGES)));
     }
-    let longest = vocabulary.texts().iter().map(|t| t.len()).max().unwrap_or(0);
+    let words = vocabulary.texts().iter().zip(0..).filter(|(_, id)| !vocabulary.is_control(*id));
+    let longest = words.map(|(text, _)| text.len()).max().unwrap_or(0);
     let mut seen = HashSet::with_capacity(values.len());
     let mut merges = Vec::with_capacity(values.len());
     for (rank, value) in values.iter().enumerate() {
@@ -213,5 +214,24 @@ mod tests {
         assert_eq!([0, 10, 32, 127, 160, 173].map(|b| alphabet()[b]), ['Ā', 'Ċ', 'Ġ', 'ġ', 'ł', 'Ń']);
         assert_eq!(token_bytes("Ġcaf\u{c3}\u{a9}"), b" caf\xc3\xa9".map(|b| b));
         assert_eq!(token_bytes("日"), "日".as_bytes());
+    }
+
+    #[test]
+    fn a_merge_longer_than_every_word_is_refused_however_long_a_control_token_is() {
+        use crate::file::Value;
+        let texts = |all: &[&str]| Value::Array(all.iter().map(|t| Value::String(t.to_string())).collect());
+        let mut metadata = Metadata::default();
+        for (key, value) in [
+            ("tokenizer.ggml.model", Value::String("gpt2".into())),
+            ("tokenizer.ggml.pre", Value::String("qwen2".into())),
+            ("tokenizer.ggml.tokens", texts(&["<|a control token|>", "a", "b", "ab"])),
+            ("tokenizer.ggml.token_type", Value::Array([3, 1, 1, 1].map(Value::Unsigned).to_vec())),
+            ("tokenizer.ggml.merges", texts(&["a b", "ab ab"])),
+            ("tokenizer.ggml.eos_token_id", Value::Unsigned(0)),
+        ] {
+            metadata.entries.insert(key.into(), value);
+        }
+        let refused = super::super::Tokenizer::from_metadata(&metadata).err().unwrap();
+        assert!(refused.what.contains("merge 1 makes 'abab'"), "{refused}");
     }
 }

@@ -72,7 +72,9 @@ fn above(line: &str, module: &str, floor: u8) -> Option<String> {
         Some(list) => list.split(|c: char| !c.is_alphanumeric() && c != '_').collect(),
     });
     let higher = |name: &str| {
-        MODULES.iter().any(|(m, f)| *m == name && (*f > floor || floor == 0 && !["error", "limits"].contains(m) && *m != module))
+        MODULES
+            .iter()
+            .any(|(m, f)| *m == name && (*f > floor || floor == 0 && !["error", "limits"].contains(m) && *m != module))
     };
     used.into_iter().find(|name| higher(name)).map(|name| format!("mentions crate::{name}, which is above {module}"))
 }
