@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -303,14 +304,14 @@ pub fn changed_in_use(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
 /// Family 50: long texts of one kind come back, and ten times the text takes about ten times the time.
 pub fn long_texts(t: &mut Tally, model: &Loaded) -> Result<(), Halt> {
     /// n log n is 12, and some patience for a busy machine. Anything quadratic gives a hundred.
-    const GROWTH_MAX: f64 = 20.0;
+    const GROWTH_MAX: f64 = 25.0;
     let mut worst: f64 = 0.0;
     for (name, make) in bad::text::LONG {
         let timed = |letters: usize| {
             let text = make(letters);
-            let begun = Instant::now();
+            let begun = thread_time();
             let ids = running("a long text encodes", model.tokenizer.encode_text(&text))?;
-            Ok::<_, Halt>((begun.elapsed(), text, ids))
+            Ok::<_, Halt>((thread_time() - begun, text, ids))
         };
         let (_, text, ids) = timed(2000)?;
         let back = String::from_utf8_lossy(&model.tokenizer.decode(&ids)).into_owned();
@@ -318,7 +319,7 @@ pub fn long_texts(t: &mut Tally, model: &Loaded) -> Result<(), Halt> {
         let again = running("it encodes again", model.tokenizer.encode_text(&back))?;
         let same = back == text || again == ids;
         t.hold(same, || Refutation::new(format!("text 50: {name} comes back"), &*back, &*text))?;
-        // A busy machine only ever adds time, so a slow long run may be tried again.
+        // Neighbours on the machine take caches too, and only ever add time: a slow long run may be tried again.
         let short = timed(50_000)?.0.min(timed(50_000)?.0).as_secs_f64();
         let mut growth = f64::INFINITY;
         for _ in 0..4 {
@@ -335,6 +336,14 @@ pub fn long_texts(t: &mut Tally, model: &Loaded) -> Result<(), Halt> {
     t.number("text 50: largest growth of time for ten times the text", worst);
     t.number("text 50: kinds of long text", bad::text::LONG.len() as f64);
     Ok(())
+}
+
+/// The time that this thread has had a processor, which a busy machine does not change; elsewhere than on Linux, time.
+fn thread_time() -> Duration {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let on_cpu = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = on_cpu.and_then(|text| text.split(' ').next()?.parse().ok());
+    nanoseconds.map_or_else(|| BEGUN.elapsed(), Duration::from_nanos)
 }
 
 /// Family 52: stop sequences that cannot be are refused, odd ones end a text where a search of the whole would.

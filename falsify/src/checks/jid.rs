@@ -202,8 +202,8 @@ pub fn f_jid_265(s: &Subject) -> Attempt {
 // ---- values that cannot be
 
 /// Warns once, with flag, value and the value used instead, and answers as if that had been asked for.
-fn clamped(s: &Subject, flag: &str, bad: &[&str], instead: &str, fine: &[&str]) -> Attempt {
-    let mut t = Tally::new(format!("apr run --{flag} {} beside --{flag} {instead}", bad.join(", ")));
+fn clamped(t: &mut Tally, s: &Subject, flag: &str, bad: &[&str], instead: &str, fine: &[&str]) -> Result<(), Halt> {
+    t.note(format!("--{flag} {} beside --{flag} {instead}", bad.join(", ")));
     let ask_with = |value: &str, more: &[&str]| {
         let flag = format!("--{flag}={value}");
         let flags = [&["--seed", "7", "--max-tokens", "24", &flag], more].concat();
@@ -237,23 +237,29 @@ fn clamped(s: &Subject, flag: &str, bad: &[&str], instead: &str, fine: &[&str]) 
         let out = ask_with(value, &[])?;
         t.hold(out.stderr.is_empty(), || out.refute("no warning inside the range", out.err(), ""))?;
     }
-    t.done()
+    Ok(())
 }
 
 /// Temperature < 0 warning.
 pub fn f_jid_266(s: &Subject) -> Attempt {
-    clamped(s, "temperature", &["-1", "-0.5", "-1000"], "0", &["0.1", "1", "2"])
+    let mut t = Tally::new("apr run with temperatures below 0 and inside the range");
+    clamped(&mut t, s, "temperature", &["-1", "-0.5", "-1000"], "0", &["0.1", "1", "2"])?;
+    t.done()
 }
 
 /// Temperature > 2 warning.
 pub fn f_jid_267(s: &Subject) -> Attempt {
-    clamped(s, "temperature", &["3", "2.5", "1000", "inf"], "2", &["0", "0.1", "1.9"])
+    let mut t = Tally::new("apr run with temperatures above 2 and inside the range");
+    clamped(&mut t, s, "temperature", &["3", "2.5", "1000", "inf"], "2", &["0", "0.1", "1.9"])?;
+    t.done()
 }
 
 /// Top-p out of range warning, at both ends.
 pub fn f_jid_268(s: &Subject) -> Attempt {
-    clamped(s, "top-p", &["1.5", "1.0001", "99"], "1", &["0.5", "0.99"])?;
-    clamped(s, "top-p", &["-0.5", "-1", "-1000"], "0", &["0.01", "1"])
+    let mut t = Tally::new("apr run with top-p below 0, above 1 and inside the range");
+    clamped(&mut t, s, "top-p", &["1.5", "1.0001", "99"], "1", &["0.5", "0.99"])?;
+    clamped(&mut t, s, "top-p", &["-0.5", "-1", "-1000"], "0", &["0.01", "1"])?;
+    t.done()
 }
 
 // ---- hints

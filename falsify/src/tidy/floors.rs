@@ -71,15 +71,7 @@ fn above(line: &str, module: &str, floor: u8) -> Option<String> {
         None => rest.split(|c: char| !c.is_alphanumeric() && c != '_').take(1).collect::<Vec<_>>(),
         Some(list) => list.split(|c: char| !c.is_alphanumeric() && c != '_').collect(),
     });
-<<<<<<< HEAD
     let higher = |name: &str| MODULES.iter().any(|(m, f)| *m == name && *f > floor);
-=======
-    let higher = |name: &str| {
-        MODULES
-            .iter()
-            .any(|(m, f)| *m == name && (*f > floor || floor == 0 && !["error", "limits"].contains(m) && *m != module))
-    };
->>>>>>> ux
     used.into_iter().find(|name| higher(name)).map(|name| format!("mentions crate::{name}, which is above {module}"))
 }
 
