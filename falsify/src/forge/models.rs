@@ -14,7 +14,7 @@ use compute::Format;
 use super::gguf::{Data, Value, Writer};
 use super::mixture::{Mixture, Position, Role};
 use super::random::Random;
-use super::words::{BYTE, Joins, NORMAL, Words};
+use super::words::{Joins, NORMAL, Words};
 
 /// The architecture, as `general.architecture` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -347,7 +347,7 @@ impl Model {
             _ => {
                 let mut out = vec![0; bytes];
                 for (index, row) in out.chunks_exact_mut(row_bytes).enumerate() {
-                    let is_word = matches!(words.types.get(index), Some(&(NORMAL | BYTE)));
+                    let is_word = words.types.get(index) == Some(&NORMAL);
                     format.encode_row(&self.row(part, is_word, &mut random), row);
                 }
                 Ok(Data::Bytes(out))
