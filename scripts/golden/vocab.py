@@ -7,7 +7,8 @@ vocabulary. Run scripts/golden/vocab and scripts/golden/setup first.
 The references: HuggingFace's `tokenizers` for byte-pair encoding and WordPiece, Google's `sentencepiece` for the rest.
 Both get the vocabulary out of the GGUF file, and the steps that the models' tokenizer.json names (Digits, Punctuation,
 ByteLevel); expressions are read from pretokenizer.rs, run by another engine (Oniguruma). llama.cpp gets the same texts;
-where it answers otherwise, the golden file says so. Text is a user's: the names of control tokens are text.
+where it answers otherwise, the golden file says so. Text is a user's: the names of control tokens are text. Prompts with
+tokens of structure in them are asked of llama.cpp alone, since a GGUF file is the only description that it and we share.
 
 Needs gguf, tokenizers, sentencepiece and protobuf.
 """
@@ -140,12 +141,19 @@ class Vocabulary:
         vocab = C.llama_model_get_vocab(model)
         nfc = self.model == "gpt2" and STEPS[self.pre][1]
 
-        def ids(text):
+        def ids(text, prompt=False):
             text = (unicodedata.normalize("NFC", text) if nfc else text).encode()
             out = (C.llama_token * (4 * len(text) + 8))()
-            n = C.llama_tokenize(vocab, text, len(text), out, len(out), False, False)
+            n = C.llama_tokenize(vocab, text, len(text), out, len(out), prompt, prompt)
             return list(out[:n])
         return ids
+
+
+    def prompts(self):
+        """Texts with tokens of structure: the first three, the last two, and a word that is matched whole."""
+        structure = [t for t, kind in zip(self.tokens, self.types) if kind == CONTROL and not re.search("unused|reserved|PAD", t, re.I)]
+        marks = [*structure[:3], *structure[-2:], *self.words()[:1]]
+        return [text for m in marks for text in (f"x{m}\n y {m}z", f"  {m}  {marks[0]}{m} a\u0301\r\n")]
 
 
 def digest(ids):
@@ -173,12 +181,13 @@ def main():
         ours, llama = vocabulary.reference(), vocabulary.llama(C)
         ids = [ours(t) for t in every]
         differ = [n for n, t in enumerate(every) if llama(t) != ids[n]]
-        out[name] = {"sha256": hashlib.sha256(vocabulary.path.read_bytes()).hexdigest(), "llama.cpp differs": differ, "ids": " ".join(map(digest, ids))}
+        out[name] = {"sha256": hashlib.sha256(vocabulary.path.read_bytes()).hexdigest(), "llama.cpp differs": differ, "ids": " ".join(map(digest, ids)),
+                     "prompts": {p: digest(llama(p, True)) for p in vocabulary.prompts()}}
         print(name, len(ids), "texts; llama.cpp differs in", len(differ), flush=True)
         for n in differ:
             print("   ", n, ascii(every[n])[:70], ids[n][:12], llama(every[n])[:12])
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
-    provenance = {"maker": f"{versions}; compared with llama.cpp {LLAMA}", "command": "scripts/golden/vocab && python scripts/golden/vocab.py",
+    provenance = {"prompts": "llama.cpp's ids, markers parsed, with BOS and the like where the file wants them", "maker": f"{versions}; compared with llama.cpp {LLAMA}", "command": "scripts/golden/vocab && python scripts/golden/vocab.py",
                   "digest": " ".join(digest.__doc__.split()), "vocabularies": "scripts/golden/vocab fetches them"}
     lines = [json.dumps(provenance, indent=1), json.dumps(every), *(json.dumps({k: v}, indent=1)[2:-2] for k, v in out.items())]
     OUT.write_text('{\n"provenance": ' + lines[0] + ',\n"texts": ' + lines[1] + ',\n"vocabularies": {\n' + ",\n".join(lines[2:]) + "\n}\n}\n")

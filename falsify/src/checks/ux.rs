@@ -411,8 +411,7 @@ pub fn f_ux_037(s: &Subject) -> Attempt {
     }
     let tables = [bad::header::all, bad::tensors::all, bad::hyper::all, bad::tokenizer::all];
     for table in tables {
-        // A few of each: every one of them is refused in this process by the rows of the formats.
-        for Bad { what, bytes, kind, at } in table().map_err(instrument)?.into_iter().step_by(5) {
+        for Bad { what, bytes, kind, at } in table().map_err(instrument)? {
             let file = folder.join("hostile.gguf");
             std::fs::write(&file, bytes).map_err(instrument)?;
             let out = s.apr(["run"]).args([&file]).args(["x"]).judged()?;

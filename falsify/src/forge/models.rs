@@ -14,7 +14,7 @@ use compute::Format;
 use super::gguf::{Data, Value, Writer};
 use super::mixture::{Mixture, Position, Role};
 use super::random::Random;
-use super::words::{BYTE, Joins, NORMAL, UNUSED, Words};
+use super::words::{Joins, NORMAL, UNUSED, Words};
 
 /// The architecture, as `general.architecture` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,7 +374,7 @@ impl Model {
         let is_head = part.role == Role::Output || self.tied && part.role == Role::Embedding;
         let factor = match kind {
             UNUSED if self.loud => 8.0,
-            NORMAL | BYTE => 1.0,
+            NORMAL => 1.0,
             _ if self.stops => 1.0,
             _ => 0.25,
         };

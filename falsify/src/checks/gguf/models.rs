@@ -108,7 +108,15 @@ const OTHER_FORMATS: &[&str] = &[
 /// Same output as llama.cpp (deterministic): its ids and its text, up to the first near tie that went the other way.
 pub fn f_gguf_060(s: &Subject) -> Attempt {
     let mut t = Tally::new("greedy answers of both fixtures and of forged qwen2 and llama models, free-running");
-    for name in ["qwen2-tiny-q8_0", "qwen2-tiny-q4_k_m", "qwen2-f16", "qwen2-stops-f16", "llama-f16", "llama-q8_0"] {
+    for name in [
+        "qwen2-tiny-q8_0",
+        "qwen2-tiny-q4_k_m",
+        "qwen2-f16",
+        "qwen2-stops-f16",
+        "llama-f16",
+        "llama-q8_0",
+        "llama-spm-f16",
+    ] {
         let golden = oracle::golden(s, name)?.up_to(SHORT);
         let mut model = open(s, &golden.model(s)?, Setup::default())?;
         oracle::teacher_forced(&mut t, &mut model, &golden, golden.epsilon)?;
