@@ -107,7 +107,8 @@ pub fn penalised(logits: &[f32], seen: &[u32], penalty: f32) -> Vec<f32> {
 pub fn are(t: &mut Tally, criterion: &str, seen: &[(u32, f64)], ids: &[u32], share: &[f64]) -> Result<(), Halt> {
     let mut got: Vec<u32> = seen.iter().map(|c| c.0).collect();
     let mut want = ids.to_vec();
-    (got.sort_unstable(), want.sort_unstable());
+    got.sort_unstable();
+    want.sort_unstable();
     t.hold(got == want, || Refutation::new(criterion, format!("{got:?}"), format!("{want:?}")))?;
     let whole: f64 = ids.iter().map(|&id| share[id as usize]).sum();
     let off = seen.iter().map(|&(id, p)| (p - share[id as usize] / whole).abs()).fold(0.0, crate::formula::worse);
