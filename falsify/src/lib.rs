@@ -21,8 +21,8 @@
 //!
 //! 1. In `items/<PREFIX>.json` find the row. Make `tested_as` and `refuted_if` say what will really be measured, name
 //!    the saboteurs in `killed_by`, the capabilities in `needs`, the product files in `code`; set `status` to `live`.
-//! 2. In `checks/<prefix>.rs` write `pub fn f_gguf_041(s: &Subject) -> Attempt` and add `("F-GGUF-041", f_gguf_041)`
-//!    to `CHECKS`. A new file also goes into `checks::ALL`.
+//! 2. In `checks/<prefix>.rs`, or in a file of the folder beside it, write `pub fn f_gguf_041(s: &Subject) -> Attempt`
+//!    and add `("F-GGUF-041", f_gguf_041)` to `CHECKS`. A new prefix also goes into `checks::ALL`.
 //! 3. In the product, put `//= F-GGUF-041` on the line that answers for the row.
 //! 4. `cargo run -p falsify -- sabotage F-GGUF-041` until it says `Caught` for every saboteur, then `tidy`.
 //!
@@ -40,9 +40,10 @@
 //! ```
 //!
 //! Numeric checks run the engine in this process. They must take model files from `s.fixture(..)` and `s.forged(..)`,
-//! oracle output from `s.golden_text(..)`, and pass every program through `s.rewritten(..)` before a backend prepares
-//! it: that is how saboteurs get in. A panic inside the engine refutes, a panic inside the check is a broken instrument.
-//! `s.needs_skill("arith")?` leaves with `fixture-weak` where the model cannot do what the row asks.
+//! oracle output from `s.golden_text(..)`, draw tokens with `chance::Sampled`, and pass every program through
+//! `s.rewritten(..)` before a backend prepares it: that is how saboteurs get in. A panic inside the engine refutes, a
+//! panic inside the check is a broken instrument. `s.needs_skill("arith")?` leaves with `fixture-weak` where the model
+//! cannot do what the row asks.
 //!
 //! # Adding a saboteur
 //!
