@@ -1,7 +1,7 @@
 //! Published vocabularies held to what the models' own tokenizers answer: llama.cpp's `ggml-vocab-*.gguf`, with the texts
 //! and ids that lie beside them.
 //!
-//! They are no part of this repository. `scripts/golden/vocab` fetches them; without them every test here is shown as
+//! They are no part of this repository. `scripts/golden/published` fetches them; without them every test here is shown as
 //! ignored, which is to say: not attempted.
 #![allow(clippy::unwrap_used)]
 
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         let path = folder.join(format!("ggml-vocab-{name}.gguf"));
         let absent = !path.exists();
         if absent && trials.is_empty() {
-            eprintln!("not attempted where ignored: scripts/golden/vocab fetches the vocabularies");
+            eprintln!("not attempted where ignored: scripts/golden/published fetches the vocabularies");
         }
         let mut trial = |kind, test: fn(&str, &Path) -> Result<(), Failed>, ignored| {
             let path = path.clone();

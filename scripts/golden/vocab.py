@@ -1,5 +1,5 @@
 """Makes golden/text/vocab_ids.json: risky texts, and what the reference tokenizers make of them with every published
-vocabulary. Run scripts/golden/vocab and scripts/golden/setup first.
+vocabulary. Run scripts/golden/published and scripts/golden/setup first.
 
     python scripts/golden/vocab.py                 writes it
     python scripts/golden/vocab.py gpt-2 17        shows the ids of text 17
@@ -187,8 +187,8 @@ def main():
         for n in differ:
             print("   ", n, ascii(every[n])[:70], ids[n][:12], llama(every[n])[:12])
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
-    provenance = {"prompts": "llama.cpp's ids, markers parsed, with BOS and the like where the file wants them", "maker": f"{versions}; compared with llama.cpp {LLAMA}", "command": "scripts/golden/vocab && python scripts/golden/vocab.py",
-                  "digest": " ".join(digest.__doc__.split()), "vocabularies": "scripts/golden/vocab fetches them"}
+    provenance = {"prompts": "llama.cpp's ids, markers parsed, with BOS and the like where the file wants them", "maker": f"{versions}; compared with llama.cpp {LLAMA}", "command": "scripts/golden/published && python scripts/golden/vocab.py",
+                  "digest": " ".join(digest.__doc__.split()), "vocabularies": "scripts/golden/published fetches them"}
     lines = [json.dumps(provenance, indent=1), json.dumps(every), *(json.dumps({k: v}, indent=1)[2:-2] for k, v in out.items())]
     OUT.write_text('{\n"provenance": ' + lines[0] + ',\n"texts": ' + lines[1] + ',\n"vocabularies": {\n' + ",\n".join(lines[2:]) + "\n}\n}\n")
     print(OUT.stat().st_size, "bytes")
