@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use engine::{Error, InferenceConfig, Kind, Options, Place, Result, limits};
+use engine::{Error, InferenceConfig, Kind, Options, Result, limits};
 
 use crate::args::RunArgs;
 use crate::source;
@@ -76,8 +76,8 @@ fn read_prompt(raw: bool) -> Result<String> {
 //= F-JID-265
 fn utf8(prompt: Vec<u8>) -> Result<String> {
     String::from_utf8(prompt).map_err(|e| {
-        Error::new(Kind::Usage, "the prompt is not valid UTF-8")
-            .at(Place::Byte(e.utf8_error().valid_up_to() as u64))
+        let at = e.utf8_error().valid_up_to();
+        Error::new(Kind::Usage, format!("the prompt is not valid UTF-8 from its byte {at} on"))
             .hint("convert it first, for example with iconv")
     })
 }

@@ -460,7 +460,9 @@ impl<'m> Session<'m> {
                 *x = f32::NEG_INFINITY;
             }
         }
-        Ok(sampler.choose(&values, &self.tokens))
+        let token = sampler.choose(&values, &self.tokens);
+        self.last_row().values = values; // its memory serves the next step
+        Ok(token)
     }
 
     fn last_row(&mut self) -> &mut RowOutput {

@@ -150,10 +150,11 @@ class Vocabulary:
 
 
     def prompts(self):
-        """Texts with tokens of structure: the first three, the last two, and a word that is matched whole."""
+        """Texts with tokens of structure: the first three, the last two, and a word that is matched whole. None begins a
+        text, where we put no second BOS and llama.cpp does."""
         structure = [t for t, kind in zip(self.tokens, self.types) if kind == CONTROL and not re.search("unused|reserved|PAD", t, re.I)]
         marks = [*structure[:3], *structure[-2:], *self.words()[:1]]
-        return [text for m in marks for text in (f"x{m}\n y {m}z", f"  {m}  {marks[0]}{m} a\u0301\r\n")]
+        return [text for m in marks for text in (f"x{m}\n y {m}z", f"y  {m}  {marks[0]}{m} a\u0301\r\n")]
 
 
 def digest(ids):
