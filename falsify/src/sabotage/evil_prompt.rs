@@ -20,9 +20,6 @@ pub static ALL: &[Saboteur] = &[
     evil("lookalike-parsed", "writes the chat template out, so that a user's <|im_end|> is one", lookalike_parsed),
     evil("context-ignored", "drops --ctx-size", |r| r.without(&["--ctx-size", "-c"], 1).run()),
     evil("truncation-silent", "does not say that a prompt was cut", truncation_silent),
-    evil("mojibake", "takes the bytes of an answer for Latin-1", |r| {
-        r.retold(|text| text.bytes().map(char::from).collect())
-    }),
 ];
 
 /// The fixture's template, as text in which control tokens are meant.

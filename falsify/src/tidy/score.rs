@@ -10,9 +10,6 @@ pub static RULES: &[Rule] =
 /// What to do about a finding.
 const AGAIN: &str = "run `falsify merge reports/latest.json`";
 
-/// Bytes of the page that is kept.
-const PAGE_BYTES_MAX: usize = 600_000;
-
 fn score(tree: &Tree) -> Vec<Finding> {
     const RULE: &str = "score";
     let text = |path: &str| tree.file(path).map_or("", |f| f.text.as_str());
@@ -32,10 +29,6 @@ fn score(tree: &Tree) -> Vec<Finding> {
     same("reports/CHANGELOG.md", text("reports/CHANGELOG.md") == history::changelog(&lines));
     same("reports/badge.svg", text("reports/badge.svg") == badge::render(&report.score));
     same("README.md", readme::with_sentence(text("README.md"), &report).as_deref() == Some(text("README.md")));
-    let bytes = text("reports/latest.html").len();
-    if bytes == 0 || bytes > PAGE_BYTES_MAX {
-        found.push(finding(RULE, "reports/latest.html", format!("{bytes} bytes, 1 to {PAGE_BYTES_MAX} wanted")));
-    }
     found
 }
 
@@ -52,7 +45,7 @@ mod tests {
         report.write(folder.path()).unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         let empty = "<!-- score: made by falsify report -->\n<!-- end of score -->\n";
-        let good: Vec<(String, String)> = ["latest.json", "history.jsonl", "CHANGELOG.md", "badge.svg", "latest.html"]
+        let good: Vec<(String, String)> = ["latest.json", "history.jsonl", "CHANGELOG.md", "badge.svg"]
             .iter()
             .map(|n| (format!("reports/{n}"), read(n)))
             .chain([("README.md".to_string(), readme::with_sentence(empty, &report).unwrap())])
@@ -64,7 +57,7 @@ mod tests {
         assert_eq!(found(&good), Vec::<String>::new());
         for (at, (path, text)) in good.iter().enumerate().filter(|(_, (p, _))| p != "reports/latest.json") {
             let mut bad = good.clone();
-            bad[at].1 = if path == "reports/latest.html" { String::new() } else { text.replacen('2', "3", 9) };
+            bad[at].1 = text.replacen('2', "3", 9);
             assert!(found(&bad).contains(path), "{path}");
         }
         assert_eq!(found(&[]), ["reports/latest.json"]);
