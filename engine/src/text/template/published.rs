@@ -34,8 +34,11 @@ impl Chat {
     }
 }
 
-/// Every template with its golden answers, and the conversations.
-fn published() -> (Vec<(String, String, Vec<String>)>, Vec<Chat>) {
+/// A template: its name, its source, and Jinja2's answers to the conversations.
+type Template = (String, String, Vec<String>);
+
+/// Every template, and the conversations.
+fn published() -> (Vec<Template>, Vec<Chat>) {
     let golden = golden("templates");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/oracle/llama.cpp/models/templates");
     let template = |(name, given): (&String, &Json)| {
@@ -100,7 +103,7 @@ fn conversations_are_laid_out_as_jinja2_does() {
         }
     }
     assert!(wrong.is_empty(), "{same} are the same, {} differ:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(templates.len() >= 70 && same > 1800, "{} templates, {same} conversations", templates.len());
+    assert!(templates.len() >= 70 && same >= 1881, "{} templates, {same} conversations", templates.len());
 }
 
 /// What looks like a control token: `<|a|>`, `[A]`, `<a>`.
