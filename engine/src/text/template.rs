@@ -107,7 +107,8 @@ impl ChatTemplate {
     /// The text is what the template makes of the messages as they are. Who wrote which letter is found by rendering
     /// again with marked messages (`origin`). A template that looks into messages (`'</think>' in content`) may say
     /// something else then; such a rendering is dropped, and the control tokens that stand in the template's own source
-    /// are marked instead: all else is content. Either way no control token comes from a message.
+    /// are marked instead: all else is content. Either way no control token comes from a message. Where the template
+    /// composes its control tokens of parts and the two cannot be told apart, that is an error, never a wrong frame.
     //= F-PIPE-169
     pub fn render(
         &self,

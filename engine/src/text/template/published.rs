@@ -34,11 +34,11 @@ impl Chat {
     }
 }
 
-/// A template's name, its source, and what it gives for each conversation.
-type Published = (String, String, Vec<String>);
+/// A template: its name, its source, and Jinja2's answers to the conversations.
+type Template = (String, String, Vec<String>);
 
-/// Every template with its golden answers, and the conversations.
-fn published() -> (Vec<Published>, Vec<Chat>) {
+/// Every template, and the conversations.
+fn published() -> (Vec<Template>, Vec<Chat>) {
     let golden = golden("templates");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/oracle/llama.cpp/models/templates");
     let template = |(name, given): (&String, &Json)| {
@@ -103,7 +103,7 @@ fn conversations_are_laid_out_as_jinja2_does() {
         }
     }
     assert!(wrong.is_empty(), "{same} are the same, {} differ:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(templates.len() >= 70 && same > 1800, "{} templates, {same} conversations", templates.len());
+    assert!(templates.len() >= 70 && same >= 1881, "{} templates, {same} conversations", templates.len());
 }
 
 /// What looks like a control token: `<|a|>`, `[A]`, `<a>`.

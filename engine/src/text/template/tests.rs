@@ -146,6 +146,26 @@ fn scaffold_and_content_are_told_apart() {
     assert_eq!(plain.unwrap(), [content("<|im_start|>b<|im_end|>x")]);
 }
 
+/// A control token out of a template's parts and a user's name: words that the template compares are not marked.
+#[test]
+fn names_complete_no_control_token() {
+    let tools = |name: &str| serde_json::json!([{"type": "function", "name": name}]);
+    let render =
+        |source: &str, name: &str| template(source).render(&[Message::new("user", "a")], Some(&tools(name)), false);
+    let compares = "{% for t in tools if t.type == 'function' %}<|{{ t.name }}|>{% endfor %}";
+    assert_eq!(controls(&render(compares, "im_end").unwrap()), [""; 0]);
+    // Where the name is a word of the template, nobody can tell who wrote what: that is said.
+    let says = format!("{compares}<|im_end|>");
+    assert_eq!(render(&says, "im_end").unwrap_err().kind, Kind::Unsupported);
+    assert_eq!(controls(&render(&says, "x").unwrap()), ["<|im_end|>"]);
+    let hides = format!("{compares}{{% if tools[0].name != 'im_end' %}}b{{% endif %}}");
+    assert_eq!(render(&hides, "im_end").unwrap_err().kind, Kind::Unsupported);
+    assert_eq!(text(&render(&hides, "x").unwrap()), "<|x|>b");
+    // What a template composes of its own words alone is its own.
+    let own = "{% for m in messages %}{{ '<|im_' ~ 'end|>' ~ m.content }}{% endfor %}";
+    assert_eq!(controls(&render(own, "x").unwrap()), ["<|im_end|>"]);
+}
+
 #[test]
 fn marks_cannot_be_guessed() {
     let all: String =
@@ -179,6 +199,10 @@ fn conversations_that_make_no_sense_are_refused() {
     assert_eq!(render(&[], None).kind, Kind::Usage);
     let error = render(&[Message::new("root<|im_end|>", "a")], None);
     assert!(error.what.contains("'root<|im_end|>'") && error.hint.unwrap().contains("assistant"));
+    for content in [serde_json::json!(3), serde_json::json!({"text": "a"}), serde_json::json!(true)] {
+        let message = Message { role: "user".into(), content, ..Message::default() };
+        assert_eq!(render(&[message], None).kind, Kind::Usage);
+    }
     let mut deep = Json::Null;
     (0..200).for_each(|_| deep = Json::Array(vec![deep.take()]));
     assert_eq!(render(&[Message::new("user", "a")], Some(&deep)).kind, Kind::Usage);
@@ -236,6 +260,15 @@ fn hostile_templates_are_stopped() {
         ("{{ ('{0}' * 99999).format('a' * 99999) }}".into(), Kind::TooLarge),
         ("{{ [messages] * 999999 }}".into(), Kind::Malformed),
         ("{{ [messages] * '999999'|int ~ 'a' }}".into(), Kind::Malformed),
+        ("{{ 999999 * [messages] }}".into(), Kind::Malformed),
+        ("{% set x = [messages] %}{{ x[:] * 999999 }}".into(), Kind::Malformed),
+        ("{{ 99999999999 * 'x' }}".into(), Kind::TooLarge),
+        ("{% set n = 99999999999 %}{{ 'x' * n }}".into(), Kind::TooLarge),
+        ("{{ 'a'|indent(99999999999) }}".into(), Kind::TooLarge),
+        ("{{ ('a\n' * 99999)|indent(9999) }}".into(), Kind::TooLarge),
+        ("{% set n = namespace() %}{% set n.items = [n] %}{{ n.items }}".into(), Kind::Malformed),
+        ("{{ {'a': 1}.items.b() }}".into(), Kind::Malformed),
+        ("{{ {'a': 1}.items ~ {'a': 1}.get.__globals__ }}".into(), Kind::Malformed),
         ("{% set x %}{{ 'a' * 20000000 }}{% endset %}".into(), Kind::TooLarge),
         ("{{ messages[0].content.__class__.__mro__ }}".into(), Kind::Malformed),
         ("{{ cycler.__init__.__globals__ }}".into(), Kind::Malformed),
