@@ -379,7 +379,7 @@ mod tests {
     fn each_rule_of_the_format_is_kept() {
         let one = |fields: &str, data: usize| file(&format!("{{\"a\":{{{fields}}}}}"), data);
         let refused = |r: Result<Checked>, word: &str| {
-            let e = r.err().expect("refused");
+            let e = r.expect_err("refused");
             assert!(e.to_string().contains(word) && e.at.is_some(), "{word}: {e}");
         };
         assert!(one(r#""dtype":"F16","shape":[2],"data_offsets":[0,4]"#, 4).is_ok());

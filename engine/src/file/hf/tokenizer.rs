@@ -274,10 +274,10 @@ fn ends(
             let id = words.id_of(text);
             let id = id.ok_or_else(|| named.malformed(format!("there is no token {}", quoted(text))))?;
             d.put(&key, Value::Unsigned(id), format!("tokenizer_config.json: {name}_token"));
-        } else if let Some(field) = id_field {
-            if let Some(first) = ids(&field)?.first() {
-                d.put(&key, Value::Unsigned(*first), format!("config.json: {name}_token_id"));
-            }
+        } else if let Some(field) = id_field
+            && let Some(first) = ids(&field)?.first()
+        {
+            d.put(&key, Value::Unsigned(*first), format!("config.json: {name}_token_id"));
         }
     }
     let mut end_ids = Vec::new();
