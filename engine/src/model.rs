@@ -327,10 +327,14 @@ impl Table<'_> {
         let plain = |pattern: &str, rows: usize, cols: usize| -> Result<Linear> {
             Ok(Linear { weight: self.take(&name(pattern), &[rows, cols])?, bias: None })
         };
+        // In GGUF a bias that is there is meant; HuggingFace's code leaves it alone unless it is told of it.
+        let told = self.file.metadata.bool(&format!("{}.attention.bias", self.arch.name))?;
+        let said_biased = told.unwrap_or(self.file.naming == Naming::Gguf);
         let biased = |pattern: &str, bias: &str, rows: usize| -> Result<Linear> {
             let bias = match self.arch.qkv_bias {
                 Presence::Required => Some(self.take(&name(bias), &[rows])?),
-                Presence::Optional => self.optional(&name(bias), &[rows])?,
+                Presence::Optional if said_biased => self.optional(&name(bias), &[rows])?,
+                Presence::Optional => None,
             };
             Ok(Linear { bias, ..plain(pattern, rows, h.hidden)? })
         };

@@ -179,7 +179,18 @@ struct StoredCase {
 
 /// llama.cpp's answers for this model.
 pub fn golden(s: &Subject, name: &str) -> Result<Golden, Halt> {
-    let file = format!("llama/{name}.json");
+    stored(s, "llama", name)
+}
+
+/// The answers of `transformers` for a model in HuggingFace's layout. They were computed in F32: each row is exact.
+pub fn transformers(s: &Subject, name: &str) -> Result<Golden, Halt> {
+    let mut golden = stored(s, "transformers", name)?;
+    golden.cases.iter_mut().for_each(|case| case.exact.clone_from(&case.rows));
+    Ok(golden)
+}
+
+fn stored(s: &Subject, folder: &str, name: &str) -> Result<Golden, Halt> {
+    let file = format!("{folder}/{name}.json");
     let broken = |what: String| instrument(format!("golden/{file}: {what}"));
     let stored: StoredFile = serde_json::from_str(&s.golden_text(&file)?).map_err(|e| broken(e.to_string()))?;
     let shared: Vec<Question> = match stored.prompts.ends_with(".json") {
@@ -250,6 +261,10 @@ impl Golden {
     pub fn model(&self, s: &Subject) -> Result<PathBuf, Halt> {
         let (path, sound) = match &self.source {
             Source::Forge(name) => (s.forged(name)?, s.spoil.is_none()),
+            Source::File(path) if !path.ends_with(".gguf") => {
+                let folder = s.fixtures.join(path.rsplit('/').next().unwrap_or_default());
+                (folder, !s.fixtures.starts_with(s.scratch_root()))
+            }
             // The fixtures are told apart by the end of their names.
             Source::File(path) => {
                 let stem = path.trim_end_matches(".gguf");
@@ -267,7 +282,8 @@ impl Golden {
 
     /// Answers of another file than this say nothing about it.
     fn fresh(&self, path: &Path) -> Result<(), Halt> {
-        match stamp::sha256_of(path) {
+        let weights = if path.is_dir() { path.join("model.safetensors") } else { path.to_path_buf() };
+        match stamp::sha256_of(&weights) {
             Some(sha256) if sha256 == self.sha256 => Ok(()),
             Some(_) => Err(Halt::NotAttempted(Reason::Stale(format!("golden answers of another {}", self.name)))),
             None => Err(instrument(format!("cannot read {}", path.display()))),
@@ -351,7 +367,7 @@ impl Seen {
 
     fn judge(self, t: &mut Tally, golden: &Golden, how: &str) -> Result<(), Halt> {
         if self.decisive == 0 {
-            return Err(instrument(format!("golden/llama/{}.json has no decisive row", golden.name)));
+            return Err(instrument(format!("the golden answers of {} have no decisive row", golden.name)));
         }
         let share = f64::from(self.other) / f64::from(self.positions);
         t.hold(share <= golden.near_ties_allowed, || {
@@ -441,7 +457,7 @@ pub fn exact(t: &mut Tally, model: &mut Loaded, golden: &Golden) -> Result<(), H
         }
     }
     if positions == 0 {
-        return Err(instrument(format!("golden/llama/{}.json has no exact rows", golden.name)));
+        return Err(instrument(format!("the golden answers of {} have no exact rows", golden.name)));
     }
     t.number(&format!("{}: exact positions", golden.name), f64::from(positions));
     t.number(&format!("{}: largest difference of an exact logit", golden.name), worst);
@@ -610,7 +626,14 @@ mod tests {
             }
             files += 1;
         }
-        assert!(files > 20);
+        for path in crate::subject::list(&s.golden.join("transformers")).unwrap() {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if name != "tensors" {
+                transformers(&s, &name).unwrap().model(&s).unwrap();
+                files += 1;
+            }
+        }
+        assert!(files > 30);
     }
 
     #[test]

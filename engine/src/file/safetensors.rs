@@ -64,11 +64,11 @@ const DTYPES: &[(&str, u64, Use)] = &[
 pub fn parse(bytes: Bytes) -> Result<Checked> {
     let mut c = Cursor::new(&bytes);
     let len = c.u64("the length of the header")?;
+    if len == 0 || bytes.get(8) != Some(&b'{') {
+        return Err(Error::malformed("not a SafeTensors file: no header begins with '{' there").at(Place::Byte(8)));
+    }
     at_most(len, limits::SAFETENSORS_HEADER_BYTES_MAX, "bytes of header", Place::Byte(0))?;
     let header = c.take(len, "the header")?;
-    if header.first() != Some(&b'{') {
-        return Err(Error::malformed("the header does not begin with '{'").at(Place::Byte(8)));
-    }
     let header = read_header(header)?;
     check_cover(&header, c.remaining())?;
 

@@ -4,6 +4,7 @@
 
 pub mod gguf;
 pub mod numbers;
+pub mod safetensors;
 
 /// A bad input.
 pub struct Bad {

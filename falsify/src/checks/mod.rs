@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod gguf;
 pub mod math;
 pub mod pipe;
+pub mod st;
 pub mod ux;
 
 use crate::subject::Subject;
@@ -24,6 +25,7 @@ pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("gguf", gguf::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),
+    ("st", st::CHECKS),
     ("ux", ux::CHECKS),
 ];
 

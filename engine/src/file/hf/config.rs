@@ -20,7 +20,8 @@ const FIELDS: &[(&str, &str)] = &[
     ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
     ("hidden_act", "hidden_activation"),
     ("vocab_size", "vocab_size"),
-    // GGUF has no key for this: there a tied model has one tensor less.
+    // GGUF has no key for these two: its files have the tensors or not.
+    ("attention_bias", "attention.bias"),
     ("tie_word_embeddings", "tie_word_embeddings"),
 ];
 

@@ -131,13 +131,16 @@ fn shards(folder: &Path, index: &Document) -> Result<Checked> {
     let names = shard_names(index)?;
     let files: BTreeSet<&str> = names.values().copied().collect();
     at_most(files.len() as u64, limits::SHARDS_MAX, "files of one model", index.place("weight_map"))?;
-    let mut model: Option<Checked> = None;
+    let mut opened = Vec::new();
     for file in files {
-        let path = folder.join(file);
-        let shard = map(&path).and_then(safetensors::parse).map_err(|e| match e.kind {
+        let shard = map(&folder.join(file)).and_then(safetensors::parse).map_err(|e| match e.kind {
             Kind::NotFound => e.hint(format!("{INDEX} names it; fetch the model again")),
             _ => inside(e, file),
         })?;
+        opened.push((file, shard));
+    }
+    let mut model: Option<Checked> = None;
+    for (file, shard) in opened {
         for tensor in shard.tensors.keys().chain(shard.others.keys()) {
             let said = names.get(tensor.as_str());
             if said != Some(&file) {
