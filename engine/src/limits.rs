@@ -20,6 +20,8 @@ pub const ARRAY_DEPTH_MAX: usize = 4;
 pub const JSON_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of the header of a SafeTensors file, as the reference has it.
 pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Dimensions of a tensor in a SafeTensors file; one with more than a weight has is set aside.
+pub const SAFETENSORS_DIMS_MAX: usize = 64;
 /// How deep below a folder its model may lie: `models--NAME/snapshots/REVISION` is 2.
 pub const FOLDER_DEPTH_MAX: usize = 3;
 /// Entries of folders that are looked at to find a model.

@@ -85,6 +85,7 @@ pub mod suite;
 pub mod texts;
 pub mod threads;
 pub mod tidy;
+pub mod transformers;
 pub mod verdict;
 pub mod whereabouts;
 pub mod written;

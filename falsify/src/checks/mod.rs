@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod cpu;
+pub mod crit;
 pub mod gguf;
 pub mod math;
 pub mod pipe;
@@ -22,6 +23,7 @@ pub type Check = fn(&Subject) -> Attempt;
 pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("cli", cli::CHECKS),
     ("cpu", cpu::CHECKS),
+    ("crit", crit::CHECKS),
     ("gguf", gguf::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),
