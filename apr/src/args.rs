@@ -27,7 +27,7 @@ pub enum Command {
 /// Flags of `apr run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// Model file (GGUF)
+    /// Model: a GGUF or SafeTensors file, or a folder in HuggingFace's layout
     pub model: PathBuf, //= F-CLI-002
     /// The prompt; `-` or nothing reads it from standard input
     pub prompt: Option<String>,

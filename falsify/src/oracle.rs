@@ -328,7 +328,7 @@ pub fn teacher_forced(t: &mut Tally, model: &mut Loaded, golden: &Golden, epsilo
                     let at = format!("{}, case {}, position {}, {how}", golden.name, case.name, case.from + i);
                     let lead = format!("token {}, leading by {} > {epsilon}", theirs.id(), theirs.margin);
                     Refutation::new(
-                        "the most likely token is llama.cpp's",
+                        "the most likely token is the oracle's",
                         format!("token {} ({at})", ours.argmax),
                         lead,
                     )
@@ -405,17 +405,17 @@ pub fn free_running(t: &mut Tally, model: &mut Loaded, golden: &Golden, epsilon:
             whole += 1;
             if let Some(reply) = &case.reply {
                 t.hold(answer.text == *reply, || {
-                    let at = format!("the text of {}, case {}, is llama.cpp's", golden.name, case.name);
+                    let at = format!("the text of {}, case {}, is the oracle's", golden.name, case.name);
                     Refutation::new(at, &*answer.text, &**reply)
                 })?;
             }
             let finish = if case.ends { Finish::Eos } else { Finish::Length };
-            t.equal("it ends as llama.cpp does", &answer.finish, &finish)?;
+            t.equal("it ends as the oracle does", &answer.finish, &finish)?;
             continue;
         }
         let margin = case.row_of_step(same).map_or(f64::INFINITY, |r| r.margin);
         t.hold(margin <= epsilon, || {
-            let criterion = format!("greedy ids are llama.cpp's ({}, case {}, token {same})", golden.name, case.name);
+            let criterion = format!("greedy ids are the oracle's ({}, case {}, token {same})", golden.name, case.name);
             let lead = format!("{:?}, token {same} leading by {margin} > {epsilon}", case.greedy);
             Refutation::new(criterion, format!("{:?}, {:?}", answer.tokens, answer.finish), lead)
         })?;
