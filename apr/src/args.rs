@@ -32,7 +32,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct RunArgs {
-    /// Model file (GGUF)
+    /// Model: a GGUF or SafeTensors file, or a folder in HuggingFace's layout
     pub model: PathBuf, //= F-CLI-002
     /// The prompt, which may be empty; `-` or nothing reads it from standard input
     pub prompt: Option<OsString>,

@@ -94,6 +94,7 @@ pub mod texts;
 pub mod threads;
 pub mod tidy;
 pub mod traced;
+pub mod transformers;
 pub mod verdict;
 pub mod whereabouts;
 pub mod written;

@@ -110,24 +110,28 @@ impl Subject {
         self.fixture("q8_0")
     }
 
-    /// A model of the forge, made once per subject; of a split model the first file. A saboteur may spoil it.
+    /// A model of the forge, made once per subject: a file, of a split model the first one, or a folder. A saboteur may
+    /// spoil it.
     pub fn forged(&self, name: &str) -> Result<PathBuf, Halt> {
         let broken = |e: std::io::Error| instrument(format!("forging {name}: {e}"));
         let spoilt = self.spoil.map_or("sound".to_string(), |(who, _)| format!("by-{who}"));
         let kept = self.scratch.path().join("forged").join(spoilt);
-        let file = kept.join(format!("{name}.gguf"));
+        let file = kept.join(forge::file_name(name));
         let parts = forge::paths(name, &file).map_err(broken)?;
-        if !parts.iter().all(|p| p.is_file()) {
+        if !parts.iter().all(|p| p.exists()) {
             // Another check may be making the same file: made aside, then moved into place.
             let aside = self.scratch()?;
-            let draft = aside.join(format!("{name}.gguf"));
+            let draft = aside.join(forge::file_name(name));
             forge::write(name, &draft).map_err(broken)?;
             std::fs::create_dir_all(&kept).map_err(broken)?;
             for part in forge::paths(name, &draft).map_err(broken)? {
                 if let Some((_, spoil)) = self.spoil {
                     spoil(name, &part).map_err(broken)?;
                 }
-                std::fs::rename(&part, kept.join(part.file_name().unwrap_or_default())).map_err(broken)?;
+                let place = kept.join(part.file_name().unwrap_or_default());
+                // A folder cannot take the place of one that the other check has put there meanwhile.
+                let placed = std::fs::rename(&part, &place);
+                placed.or_else(|e| if place.exists() { Ok(()) } else { Err(e) }).map_err(broken)?;
             }
         }
         parts.into_iter().next().ok_or_else(|| instrument(format!("the forge made nothing for {name}")))

@@ -37,10 +37,6 @@ pub(super) fn looks_like(head: &[u8]) -> &'static str {
     if head.get(257..262) == Some(b"ustar") {
         return "a tar archive";
     }
-    // SafeTensors: the length of its JSON header, then the header.
-    if head.get(8) == Some(&b'{') && head[..8].ends_with(&[0, 0]) {
-        return "a SafeTensors file (not supported yet)";
-    }
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     if starts_like(text, b"<!doctype html") || starts_like(text, b"<html") {
         return "a web page (was an error page saved as the model?)";

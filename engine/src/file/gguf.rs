@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use compute::{Bytes, Format};
 
 use super::cursor::{Cursor, elements, span, tensor_bytes};
-use super::{Checked, Container, Metadata, Tensor, Value};
+use super::{Checked, Container, Metadata, Naming, Origins, Tensor, Value, at_most, inside, over};
 use crate::error::{Error, Kind, Place, Result, quoted};
 use crate::limits;
 
@@ -82,7 +82,16 @@ pub fn parse(bytes: Bytes) -> Result<Checked> {
     let (metadata, alignment) = read_metadata(&mut c, head.entries)?;
     let infos = read_infos(&mut c, head.tensors)?;
     let tensors = place_tensors(&bytes, c, infos, alignment)?;
-    Ok(Checked { format: format!("GGUF v{}", head.version), metadata, tensors, file_bytes: bytes.len() as u64 })
+    Ok(Checked {
+        format: format!("GGUF v{}", head.version),
+        naming: Naming::Gguf,
+        metadata,
+        tensors,
+        others: BTreeMap::new(),
+        file_bytes: bytes.len() as u64,
+        origins: Origins::default(),
+        warnings: Vec::new(),
+    })
 }
 
 /// The first 24 bytes.
@@ -372,20 +381,6 @@ fn read_name(c: &mut Cursor<'_>, max: u64, what: &str) -> Result<String> {
             Err(Error::malformed(what).at(place))
         }
     }
-}
-
-/// Holds a number against a limit of [`limits`].
-fn at_most(n: u64, max: u64, what: &str, at: Place) -> Result<()> {
-    if n > max { Err(over(max, what, at)) } else { Ok(()) }
-}
-
-fn over(max: u64, what: &str, at: Place) -> Error {
-    Error::new(Kind::TooLarge, format!("more than {max} {what}, the limit of this build")).at(at)
-}
-
-/// Puts the name of the entry or tensor that was being read in front of an error that knows only its byte.
-fn inside(e: Error, name: &str) -> Error {
-    Error { what: format!("{}: {}", quoted(name), e.what), ..e }
 }
 
 /// What a part of a split model says of itself.

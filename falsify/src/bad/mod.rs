@@ -11,6 +11,7 @@ pub mod files;
 pub mod header;
 pub mod hyper;
 pub mod numbers;
+pub mod safetensors;
 pub mod template;
 pub mod tensors;
 pub mod text;

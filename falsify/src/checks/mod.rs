@@ -7,10 +7,12 @@
 
 pub mod cli;
 pub mod cpu;
+pub mod crit;
 pub mod gguf;
 pub mod jid;
 pub mod math;
 pub mod pipe;
+pub mod st;
 pub mod trace;
 pub mod ux;
 
@@ -24,10 +26,12 @@ pub type Check = fn(&Subject) -> Attempt;
 pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("cli", cli::CHECKS),
     ("cpu", cpu::CHECKS),
+    ("crit", crit::CHECKS),
     ("gguf", gguf::CHECKS),
     ("jid", jid::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),
+    ("st", st::CHECKS),
     ("trace", trace::CHECKS),
     ("ux", ux::CHECKS),
 ];

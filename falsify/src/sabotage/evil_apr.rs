@@ -187,6 +187,7 @@ pub static ALL: &[Saboteur] = &[
     },
     evil("no-usage", "a usage error without the usage", no_usage),
     evil("vague-error", "every error is 'something went wrong'", vague_error),
+    evil("error-nameless", "errors leave out what they are about", |r| r.with_stderr(|text| nameless(&text))),
     evil("help-truncated", "help ends after a few lines", help_truncated),
     evil("version-nameless", "--version prints no number", version_nameless),
     evil("ignores-verbose", "drops -v and --verbose", |r| r.without(&["-v", "--verbose"], 0).run()),
@@ -275,6 +276,11 @@ fn vague_error(real: Real) -> u8 {
         caught.stderr = b"error: something went wrong\n".to_vec();
     }
     caught.emit()
+}
+
+/// Without what stands between quotation marks.
+fn nameless(text: &str) -> String {
+    text.split('\'').step_by(2).collect::<Vec<_>>().join("it")
 }
 
 fn help_truncated(real: Real) -> u8 {
