@@ -154,7 +154,7 @@ pub const BESIDE: &[Change] = &[
     ("41: a key twice", Kind::Malformed, "hidden_size", |f| fs::write(f.join("config.json"), r#"{"hidden_size":1,"hidden_size":2}"#)),
     ("41: vocab_size as text", Kind::Malformed, "config.json: vocab_size", |f| config(f, "vocab_size", json!("320"))),
     ("41: layers beyond all number", Kind::Malformed, "config.json: num_hidden_layers", |f| config(f, "num_hidden_layers", json!(1e18))),
-    ("41: too many layers", Kind::Malformed, "config.json: num_hidden_layers", |f| config(f, "num_hidden_layers", json!(1_000_000_000_000_000_000u64))),
+    ("41: too many layers", Kind::TooLarge, "config.json: num_hidden_layers", |f| config(f, "num_hidden_layers", json!(1_000_000_000_000_000_000u64))),
     ("41: no layers", Kind::Malformed, "config.json: num_hidden_layers", |f| config(f, "num_hidden_layers", json!(0))),
     ("41: negative heads", Kind::Malformed, "config.json: num_attention_heads", |f| config(f, "num_attention_heads", json!(-4))),
     ("41: no hidden_size", Kind::Malformed, "config.json: hidden_size", |f| config(f, "hidden_size", Json::Null)),
