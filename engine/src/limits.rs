@@ -60,3 +60,7 @@ pub const STOPS_MAX: usize = 64;
 pub const STOP_BYTES_MAX: usize = 4096;
 /// Worker threads of a backend.
 pub const THREADS_MAX: usize = 1 << 10;
+/// How many times as much a compressed file may become. LZ4 itself reaches 255; weights never come near it.
+pub const COMPRESSION_RATIO_MAX: u64 = 256;
+/// Bytes that a Zstandard frame may look back.
+pub const COMPRESSION_WINDOW_MAX: u64 = 128 << 20;

@@ -3,8 +3,10 @@
 //! A container is one file here and one entry of [`ALL`]. All of them read through [`cursor::Cursor`], the only
 //! arithmetic on untrusted numbers. What a file *is* is decided by its first bytes, never by its name.
 
+pub mod apr;
 pub mod cursor;
 pub mod gguf;
+pub mod split;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +26,7 @@ pub struct Container {
 }
 
 /// Every container.
-pub static ALL: &[&Container] = &[&gguf::CONTAINER];
+pub static ALL: &[&Container] = &[&gguf::CONTAINER, &apr::CONTAINER];
 
 /// A model file that agrees with its own format: every tensor lies inside the file, with the size its shape says.
 #[derive(Debug)]
@@ -210,7 +212,6 @@ fn looks_like(head: &[u8]) -> &'static str {
         [b'<', b'!' | b'h' | b'H', ..] => "a web page (was an error page saved as the model?)",
         [b'F', b'U', b'G', b'G', ..] => "a big-endian GGUF file",
         [b'{', ..] => "JSON text",
-        [b'A', b'P', b'R', ..] => "an .apr file (not supported yet)",
         h if h.len() >= 9 && h[8] == b'{' => "a SafeTensors file (not supported yet)",
         _ => "unknown bytes",
     }
