@@ -289,7 +289,7 @@ fn sampling(
     observer: &mut dyn Observer,
 ) -> Result<Sampling> {
     let mut sampling = Sampling { temperature: config.temperature, ..Sampling::default() };
-    let mut warnings = Vec::new();
+    let mut warnings = loaded.model.warnings.clone();
     if options.recommended {
         warnings.extend(sampling.recommended_by(&loaded.model.metadata)?);
     }

@@ -2,14 +2,16 @@
 //!
 //! Knows metadata keys and tensor names through [`crate::arch`]; knows no container's bytes and computes nothing.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use compute::WeightRef;
-use compute::program::RopeTable;
+use compute::program::{Act, RopeTable};
 
-use crate::arch::{self, Arch, Presence};
+use crate::arch::{self, Arch, Layout, Names, Presence};
 use crate::error::{Error, Kind, Place, Result, quoted};
-use crate::file::{Checked, Metadata, missing};
+use crate::file::{Checked, Metadata, Naming, Origins, missing};
 use crate::limits;
 use crate::rope;
 
@@ -17,6 +19,8 @@ use crate::rope;
 pub struct Model {
     /// Its architecture.
     pub arch: &'static Arch,
+    /// How its file names and orders tensors.
+    pub layout: &'static Layout,
     /// Its sizes.
     pub hyper: Hyper,
     /// Its tensors.
@@ -29,6 +33,10 @@ pub struct Model {
     pub file_bytes: u64,
     /// What the file says about itself.
     pub metadata: Metadata,
+    /// Where it says it.
+    pub origins: Origins,
+    /// What its user should know.
+    pub warnings: Vec<String>,
 }
 
 /// Hyper-parameters, all range-checked.
@@ -107,18 +115,19 @@ pub struct Linear {
 impl Model {
     /// Reads the hyper-parameters and takes every tensor, or says which key or tensor is wrong and how.
     pub fn new(file: Checked) -> Result<Model> {
-        let name = file.metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
-        let arch = arch::detect(name)?;
-        let hyper = hyper(arch, &file)?;
-        let weights = Table { file: &file, arch, hyper: &hyper }.weights()?;
+        let understood = understand(&file).map_err(|e| file.origins.explain(e));
+        let (arch, layout, hyper, weights) = understood?;
         Ok(Model {
             arch,
+            layout,
             hyper,
             weights,
             format: file.format,
-            tensor_count: file.tensors.len(),
+            tensor_count: file.tensors.len() + file.others.len(),
             file_bytes: file.file_bytes,
             metadata: file.metadata,
+            origins: file.origins,
+            warnings: file.warnings,
         })
     }
 
@@ -139,7 +148,17 @@ impl Model {
     }
 }
 
-fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
+fn understand(file: &Checked) -> Result<(&'static Arch, &'static Layout, Hyper, Weights)> {
+    let name = file.metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
+    let arch = arch::detect(name)?;
+    let layout = arch.layout(file.naming);
+    let hyper = hyper(arch, layout.names, file)?;
+    let table = Table { file, arch, names: layout.names, hyper: &hyper, taken: RefCell::default() };
+    let weights = table.weights()?;
+    Ok((arch, layout, hyper, weights))
+}
+
+fn hyper(arch: &Arch, names: &Names, file: &Checked) -> Result<Hyper> {
     let meta = &file.metadata;
     let key = |suffix: &str| format!("{}.{suffix}", arch.name);
     let sized = |suffix: &str, max: usize| -> Result<usize> {
@@ -182,15 +201,26 @@ fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
     if !(0.0..=0.1).contains(&norm_eps) {
         return Err(Error::malformed(format!("epsilon {norm_eps} is outside 0..0.1")).at(Place::Key(eps_key)));
     }
-    let vocab = file
-        .tensors
-        .get(arch.names.token_embedding)
-        .ok_or_else(|| no_tensor(arch.names.token_embedding))?
-        .shape
-        .first()
-        .copied()
-        .unwrap_or(0);
-    let scaled = rope::from_metadata(arch, meta, file.tensors.get(arch.names.rope_freqs), head_dim, context)?;
+    let act_key = key("hidden_activation");
+    if let Some(name) = meta.string(&act_key)?
+        && !act_names(arch.act).contains(&name)
+    {
+        let what = format!("the activation {} in a {} model", quoted(name), arch.display);
+        return Err(Error::new(Kind::Unsupported, what).at(Place::Key(act_key)));
+    }
+    let vocab = match file.naming {
+        // In what was GGUF the rows of the table are the vocabulary: not every file says its size.
+        Naming::Gguf | Naming::Renamed => *file
+            .tensors
+            .get(names.token_embedding)
+            .ok_or_else(|| no_tensor(names.token_embedding))?
+            .shape
+            .first()
+            .unwrap_or(&0),
+        Naming::HuggingFace => sized("vocab_size", limits::VOCAB_MAX)?,
+    };
+    let factors = names.rope_freqs.and_then(|name| Some((name, file.tensors.get(name)?)));
+    let scaled = rope::from_metadata(arch, meta, factors, head_dim, context)?;
     Ok(Hyper {
         layers,
         hidden,
@@ -214,6 +244,14 @@ fn in_range(n: u64, max: usize, key: &str) -> Result<usize> {
     Ok(n as usize)
 }
 
+/// What files call an activation function.
+fn act_names(act: Act) -> &'static [&'static str] {
+    match act {
+        Act::Silu => &["silu", "swish"],
+        Act::GeluTanh => &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"],
+    }
+}
+
 fn no_tensor(name: &str) -> Error {
     Error::malformed("the tensor is missing").at(Place::Tensor(name.into()))
 }
@@ -222,25 +260,68 @@ fn no_tensor(name: &str) -> Error {
 struct Table<'a> {
     file: &'a Checked,
     arch: &'a Arch,
+    names: &'a Names,
     hyper: &'a Hyper,
+    /// What was asked for, whether or not it was there.
+    taken: RefCell<BTreeSet<String>>,
 }
 
 impl Table<'_> {
     fn weights(&self) -> Result<Weights> {
-        let (n, h) = (self.arch.names, self.hyper);
+        let (n, h) = (self.names, self.hyper);
         let token_embedding = self.take(n.token_embedding, &[h.vocab, h.hidden])?;
-        let untied = self.optional(n.output, &[h.vocab, h.hidden])?;
-        Ok(Weights {
+        let output = self.output(&token_embedding)?;
+        let weights = Weights {
             output_norm: self.take(n.output_norm, &[h.hidden])?,
-            tied: untied.is_none(),
-            output: untied.unwrap_or_else(|| token_embedding.clone()),
+            tied: output.is_none(),
+            output: output.unwrap_or_else(|| token_embedding.clone()),
             token_embedding,
             blocks: (0..h.layers).map(|l| self.block(l)).collect::<Result<_>>()?,
-        })
+        };
+        self.all_taken()?;
+        Ok(weights)
+    }
+
+    /// The LM head. `None` if it is the embedding table: the file says so, or has no other.
+    fn output(&self, embedding: &WeightRef) -> Result<Option<WeightRef>> {
+        let (n, h) = (self.names, self.hyper);
+        let key = format!("{}.tie_word_embeddings", self.arch.name);
+        let output = self.optional(n.output, &[h.vocab, h.hidden])?;
+        match (self.file.metadata.bool(&key)?, output) {
+            (Some(false), None) => Err(self.missing(n.output, &[h.vocab, h.hidden])),
+            // Some tied models are saved with the table twice.
+            (Some(true), Some(output)) if output.format == embedding.format && *output.bytes == *embedding.bytes => {
+                Ok(None)
+            }
+            (Some(true), Some(_)) => Err(Error::malformed("it is said to be the embedding table, and is another")
+                .at(Place::Tensor(n.output.into()))),
+            (_, output) => Ok(output),
+        }
+    }
+
+    /// A tensor that nobody asked for is a part of the model that would be left out in silence. In GGUF files such are
+    /// harmless leftovers of converters.
+    fn all_taken(&self) -> Result<()> {
+        if self.file.naming == Naming::Gguf {
+            return Ok(());
+        }
+        let taken = self.taken.borrow();
+        // Old checkpoints keep what follows from the configuration.
+        let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq");
+        let mut names = self.file.tensors.keys().chain(self.file.others.keys());
+        match names.find(|name| !taken.contains(*name) && !derived(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let what = format!("no part of a {} model of {} layers", self.arch.display, self.hyper.layers);
+                Err(Error::new(Kind::Unsupported, what)
+                    .at(Place::Tensor(name.clone()))
+                    .hint("the metadata and the tensors are of different models, or this build lacks a variant"))
+            }
+        }
     }
 
     fn block(&self, layer: usize) -> Result<Block> {
-        let (n, h) = (self.arch.names, self.hyper);
+        let (n, h) = (self.names, self.hyper);
         let name = |pattern: &str| pattern.replace("{}", &layer.to_string());
         let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
         let plain = |pattern: &str, rows: usize, cols: usize| -> Result<Linear> {
@@ -267,12 +348,23 @@ impl Table<'_> {
     }
 
     fn take(&self, name: &str, shape: &[usize]) -> Result<WeightRef> {
-        self.optional(name, shape)?.ok_or_else(|| no_tensor(name))
+        self.optional(name, shape)?.ok_or_else(|| self.missing(name, shape))
+    }
+
+    //= F-ST-087
+    fn missing(&self, name: &str, shape: &[usize]) -> Error {
+        match self.file.others.get(name) {
+            Some(why) => Error::new(Kind::Unsupported, why.clone()).at(Place::Tensor(name.into())),
+            None => Error::malformed(format!("the tensor is missing; its shape would be {shape:?}"))
+                .at(Place::Tensor(name.into())),
+        }
     }
 
     fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<WeightRef>> {
+        self.taken.borrow_mut().insert(name.into());
         let Some(tensor) = self.file.tensors.get(name) else { return Ok(None) };
         //= F-GGUF-057
+        //= F-ST-088
         if tensor.shape != shape {
             return Err(Error::malformed(format!("expected shape {shape:?}, found {:?}", tensor.shape))
                 .at(Place::Tensor(name.into()))
@@ -289,7 +381,7 @@ pub fn check_vocabulary(tokens: usize, model: &Model) -> Result<()> {
             "the tokenizer has {tokens} tokens and the embedding table {} rows",
             model.hyper.vocab
         ))
-        .at(Place::Tensor(model.arch.names.token_embedding.into()))
+        .at(Place::Tensor(model.layout.names.token_embedding.into()))
         .hint("tokenizer and weights are of different models"));
     }
     Ok(())

@@ -122,7 +122,7 @@ pub fn build(model: &Model) -> Program {
         p.push(t, Op::MatMul { src, weight, bias, dst });
     };
     let rope = |p: &mut Program, t: Tag, buf: BufferId, heads: usize| {
-        let (layout, table) = (arch.rope_layout, h.rope.clone());
+        let (layout, table) = (model.layout.rope, h.rope.clone());
         p.push(t, Op::Rope { buf, heads, head_dim: h.head_dim, layout, table });
     };
 

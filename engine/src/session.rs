@@ -50,9 +50,10 @@ impl Loaded {
         rewrite: impl FnOnce(&mut Program),
     ) -> Result<Loaded> {
         let model = Model::new(file::open(path)?)?;
-        let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
+        let explain = |e| model.origins.explain(e);
+        let tokenizer = Tokenizer::from_metadata(&model.metadata).map_err(explain)?;
         model::check_vocabulary(tokenizer.vocab_size(), &model)?;
-        let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer)?;
+        let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer).map_err(explain)?;
         let context = match context {
             None => model.hyper.context,
             Some(n) if n == 0 || n > model.hyper.context => {

@@ -26,7 +26,7 @@ use compute::{Bytes, Format};
 
 use super::cursor::disjoint;
 use super::split::Parts;
-use super::{Checked, Container, Tensor};
+use super::{Checked, Container, Metadata, Naming, Origins, Tensor, Value};
 use crate::error::{Error, Place, Result};
 use header::{Header, flag};
 use index::{ALIGNMENT, Entry, Storage};
@@ -59,14 +59,23 @@ pub fn parse(bytes: Bytes) -> Result<Checked> {
         Some(image) if header.has(flag::LZ4) => (Bytes::from(image), ", LZ4"),
         Some(image) => (Bytes::from(image), ", Zstandard"),
     };
-    let (metadata, entries) = describe(&header, &image)?;
+    let ((metadata, origins), entries) = describe(&header, &image)?;
     let dialect = if check_end(&header, &entries, &image)? { "aprender" } else { "realizar" };
-    let tensors = place(&header, entries, &image)?;
-    Ok(Checked { format: format!("APR v2 ({dialect}{how})"), metadata, tensors, file_bytes })
+    let (tensors, others) = place(&header, entries, &image)?;
+    Ok(Checked {
+        format: format!("APR v2 ({dialect}{how})"),
+        naming: naming(&metadata, &tensors)?,
+        metadata,
+        tensors,
+        others,
+        file_bytes,
+        origins,
+        warnings: Vec::new(),
+    })
 }
 
 /// Metadata and index from the bytes before the tensor data. No two tensors share a byte.
-fn describe(header: &Header, bytes: &[u8]) -> Result<(super::Metadata, Vec<Entry>)> {
+fn describe(header: &Header, bytes: &[u8]) -> Result<((Metadata, Origins), Vec<Entry>)> {
     let too_short = || {
         Error::malformed(format!("the file ends before its tensor data, which begins at byte {}", header.data))
             .at(Place::Byte(bytes.len() as u64))
@@ -79,6 +88,21 @@ fn describe(header: &Header, bytes: &[u8]) -> Result<(super::Metadata, Vec<Entry
     let spans = entries.iter().filter(|e| e.bytes > 0).map(|e| Ok((e.span(header.data, u64::MAX)?, e.name.clone())));
     disjoint(spans.collect::<Result<_>>()?)?;
     Ok((metadata, entries))
+}
+
+/// Whose names the tensors have, and whose order the rows of q and k. Names tell GGUF's from HuggingFace's. Under the
+/// latter, importers keep the order of a GGUF file, and write down that it was one or how heads are paired.
+//= F-APR-069
+fn naming(metadata: &Metadata, tensors: &BTreeMap<String, Tensor>) -> Result<Naming> {
+    if tensors.keys().any(|name| name == "token_embd.weight" || name.starts_with("blk.")) {
+        return Ok(Naming::Gguf);
+    }
+    let adjacent = metadata.get(metadata::ROPE_TYPE) == Some(&Value::Unsigned(0));
+    Ok(match metadata.string("apr.original_format")? {
+        Some("gguf") => Naming::Renamed,
+        None if adjacent => Naming::Renamed,
+        _ => Naming::HuggingFace,
+    })
 }
 
 /// Where the last tensor ends.
@@ -138,29 +162,38 @@ fn check_sum(sum: u32, stated: &[u8], at: u64) -> Result<()> {
         .hint("fetch the file again"))
 }
 
-/// Finds every tensor's bytes, and decodes those that no kernel reads as they are.
+/// Finds every tensor's bytes, and decodes those that no kernel reads as they are. Beside them, what cannot be weights.
 //= F-APR-068
-fn place(header: &Header, entries: Vec<Entry>, bytes: &Bytes) -> Result<BTreeMap<String, Tensor>> {
-    let mut tensors = BTreeMap::new();
+fn place(
+    header: &Header,
+    entries: Vec<Entry>,
+    bytes: &Bytes,
+) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>)> {
+    let (mut tensors, mut others) = (BTreeMap::new(), BTreeMap::new());
     for entry in entries {
         let range = entry.span(header.data, bytes.len() as u64)?;
         let stored = bytes.slice(range).ok_or_else(|| Error::malformed("its data ends beyond the file"))?;
-        // The head may be the embedding table: a model without it says the same.
-        if let Some(tensor) = tensor(entry.storage, entry.shape, stored) {
-            tensors.insert(entry.name, tensor);
+        match tensor(entry.storage, entry.shape, stored) {
+            Some(tensor) => drop(tensors.insert(entry.name, tensor)),
+            None => {
+                if let Storage::Other(format) = entry.storage {
+                    others.insert(entry.name, format!("numbers of type {format} are not supported"));
+                }
+            }
         }
     }
-    Ok(tensors)
+    Ok((tensors, others))
 }
 
-/// A tensor in a format whose blocks make whole rows. `None` if it holds no numbers.
+/// A tensor in a format whose blocks make whole rows. `None` if it holds no weights.
 pub fn tensor(storage: Storage, shape: Vec<usize>, stored: Bytes) -> Option<Tensor> {
     let cols = shape.last().copied().unwrap_or(1);
     let n: usize = shape.iter().product();
     let floats = |values: Vec<f32>| Bytes::from(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
     let q4_0 = Format::from_name("Q4_0").filter(|f| f.row_bytes(cols).is_some());
     let (format, bytes) = match (storage, q4_0) {
-        (Storage::Tied, _) => return None,
+        // The head is the embedding table: a model without a head says the same.
+        (Storage::Tied | Storage::Other(_), _) => return None,
         (Storage::Plain(format), _) => (format, stored),
         (Storage::Int4, Some(q4_0)) => (q4_0, Bytes::from(int4_to_q4_0(&stored))),
         (Storage::Int4, None) => (Format::F32, floats(decode_int4(&stored, n))),

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use compute::Format;
 
-use crate::error::{Error, Kind, Place, Result, quoted};
+use crate::error::{Error, Place, Result, quoted};
 
 /// Reads little-endian numbers from the front of some bytes and never past their end.
 #[derive(Clone, Debug)]
@@ -145,24 +145,10 @@ pub fn disjoint(mut spans: Vec<(Range<usize>, String)>) -> Result<()> {
     Ok(())
 }
 
-/// Holds a number against a limit of `limits.rs`.
-pub fn at_most(n: u64, max: u64, what: &str, at: Place) -> Result<()> {
-    if n > max { Err(over(max, what, at)) } else { Ok(()) }
-}
-
-/// The error of something that is more than a limit.
-pub fn over(max: u64, what: &str, at: Place) -> Error {
-    Error::new(Kind::TooLarge, format!("more than {max} {what}, the limit of this build")).at(at)
-}
-
-/// Puts the name of the entry, tensor or file that was being read in front of an error that knows only its byte.
-pub fn inside(e: Error, name: &str) -> Error {
-    Error { what: format!("{}: {}", quoted(name), e.what), ..e }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn numbers_are_little_endian_and_advance() {

@@ -12,9 +12,9 @@ use std::path::Path;
 
 use compute::{Bytes, Format};
 
-use super::cursor::{Cursor, at_most, disjoint, elements, inside, over, span, tensor_bytes};
+use super::cursor::{Cursor, disjoint, elements, span, tensor_bytes};
 use super::split::Parts;
-use super::{Checked, Container, Metadata, Tensor, Value};
+use super::{Checked, Container, Metadata, Naming, Origins, Tensor, Value, at_most, inside, over};
 use crate::error::{Error, Kind, Place, Result};
 use crate::limits;
 
@@ -86,7 +86,16 @@ pub fn parse(bytes: Bytes) -> Result<Checked> {
     let (metadata, alignment) = read_metadata(&mut c, head.entries)?;
     let infos = read_infos(&mut c, head.tensors)?;
     let tensors = place_tensors(&bytes, c, infos, alignment)?;
-    Ok(Checked { format: format!("GGUF v{}", head.version), metadata, tensors, file_bytes: bytes.len() as u64 })
+    Ok(Checked {
+        format: format!("GGUF v{}", head.version),
+        naming: Naming::Gguf,
+        metadata,
+        tensors,
+        others: BTreeMap::new(),
+        file_bytes: bytes.len() as u64,
+        origins: Origins::default(),
+        warnings: Vec::new(),
+    })
 }
 
 /// The first 24 bytes.

@@ -33,12 +33,49 @@ pub static ALL: &[&Container] = &[&gguf::CONTAINER, &apr::CONTAINER];
 pub struct Checked {
     /// Container and version, for people: `GGUF v3`.
     pub format: String,
+    /// Whose names the tensors have.
+    pub naming: Naming,
     /// Everything the file says about itself.
     pub metadata: Metadata,
     /// By name.
     pub tensors: BTreeMap<String, Tensor>,
+    /// Tensors that cannot be weights, and why: integers, doubles, nothing at all. Only a model that asks for one minds.
+    pub others: BTreeMap<String, String>,
     /// Bytes of all files of the model.
     pub file_bytes: u64,
+    /// Where the metadata really stands.
+    pub origins: Origins,
+    /// What the user should know that is no reason to refuse the file.
+    pub warnings: Vec<String>,
+}
+
+/// Keys of the metadata that stand in the file under another name, or in a file beside it:
+/// `llama.embedding_length` is `config.json: hidden_size`.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(pub BTreeMap<String, String>);
+
+impl Origins {
+    /// The error with the file and field that its user knows.
+    pub fn explain(&self, mut e: Error) -> Error {
+        if let Some(Place::Key(key)) = &e.at
+            && let Some(origin) = self.0.get(key)
+        {
+            e.at = Some(Place::Key(origin.clone()));
+        }
+        e
+    }
+}
+
+/// Who named the tensors of a model, and ordered the rows of its queries and keys: a converter to GGUF, or the code
+/// that trained it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// `blk.0.attn_q.weight`.
+    Gguf,
+    /// `model.layers.0.self_attn.q_proj.weight`.
+    HuggingFace,
+    /// The second's names on tensors that the first had ordered: what importers of GGUF files make.
+    Renamed,
 }
 
 /// A tensor as the file describes it.
@@ -97,7 +134,7 @@ impl Value {
 /// Metadata by key, with getters that say which key is wrong and how.
 #[derive(Debug, Clone, Default)]
 pub struct Metadata {
-    /// The entries.
+    /// The entries, under the keys that GGUF has for them, whatever the container.
     pub entries: BTreeMap<String, Value>,
 }
 
@@ -215,4 +252,18 @@ fn looks_like(head: &[u8]) -> &'static str {
         h if h.len() >= 9 && h[8] == b'{' => "a SafeTensors file (not supported yet)",
         _ => "unknown bytes",
     }
+}
+
+/// Holds a number against a limit of [`limits`].
+pub(crate) fn at_most(n: u64, max: u64, what: &str, at: Place) -> Result<()> {
+    if n > max { Err(over(max, what, at)) } else { Ok(()) }
+}
+
+pub(crate) fn over(max: u64, what: &str, at: Place) -> Error {
+    Error::new(Kind::TooLarge, format!("more than {max} {what}, the limit of this build")).at(at)
+}
+
+/// Puts the name of the entry or tensor that was being read in front of an error that knows only its byte.
+pub(crate) fn inside(e: Error, name: &str) -> Error {
+    Error { what: format!("{}: {}", quoted(name), e.what), ..e }
 }

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use compute::Bytes;
 
-use super::cursor::{at_most, inside};
-use super::{Checked, Metadata};
+use super::{Checked, Metadata, at_most, inside};
 use crate::error::{Error, Place, Result, quoted};
 use crate::limits;
 

@@ -35,6 +35,8 @@ pub enum Storage {
     Int8,
     /// No numbers: the embedding table is meant.
     Tied,
+    /// Numbers of this name, which no weight of a language model has.
+    Other(&'static str),
 }
 
 /// A meaning of a dtype number beside ggml's, which is the meaning of all others.
@@ -42,25 +44,24 @@ struct Dtype {
     id: u8,
     name: &'static str,
     bytes: fn(usize) -> Option<usize>,
-    /// `None` for numbers that no tensor of a language model has.
-    storage: Option<Storage>,
+    storage: Storage,
 }
 
-const fn dtype(id: u8, name: &'static str, bytes: fn(usize) -> Option<usize>, storage: Option<Storage>) -> Dtype {
+const fn dtype(id: u8, name: &'static str, bytes: fn(usize) -> Option<usize>, storage: Storage) -> Dtype {
     Dtype { id, name, bytes, storage }
 }
 
 /// The format's own dtypes, with the numbers that INT4 and INT8 had before March 2026.
 static DTYPES: &[Dtype] = &[
-    dtype(128, "INT4", int4_bytes, Some(Storage::Int4)), //= F-APR-062
-    dtype(8, "INT4", int4_bytes, Some(Storage::Int4)),
-    dtype(129, "INT8", int8_bytes, Some(Storage::Int8)), //= F-APR-063
-    dtype(9, "INT8", int8_bytes, Some(Storage::Int8)),
-    dtype(3, "F64", |n| n.checked_mul(8), None),
-    dtype(4, "I32", |n| n.checked_mul(4), None),
-    dtype(5, "I64", |n| n.checked_mul(8), None),
-    dtype(6, "I8", Some, None),
-    dtype(7, "U8", Some, None),
+    dtype(128, "INT4", int4_bytes, Storage::Int4), //= F-APR-062
+    dtype(8, "INT4", int4_bytes, Storage::Int4),
+    dtype(129, "INT8", int8_bytes, Storage::Int8), //= F-APR-063
+    dtype(9, "INT8", int8_bytes, Storage::Int8),
+    dtype(3, "F64", |n| n.checked_mul(8), Storage::Other("F64")),
+    dtype(4, "I32", |n| n.checked_mul(4), Storage::Other("I32")),
+    dtype(5, "I64", |n| n.checked_mul(8), Storage::Other("I64")),
+    dtype(6, "I8", Some, Storage::Other("I8")),
+    dtype(7, "U8", Some, Storage::Other("U8")),
 ];
 
 /// The number that stands for INT4 in what we write.
@@ -194,9 +195,7 @@ fn storage(id: u8, shape: &[usize], n: usize, bytes: u64) -> Result<Storage> {
     if let Some(dtype) = own
         && is((dtype.bytes)(n))
     {
-        return dtype.storage.ok_or_else(|| {
-            Error::new(Kind::Unsupported, format!("numbers of type {} (dtype {id}) are not supported", dtype.name))
-        });
+        return Ok(dtype.storage);
     }
     if ggml.is_none() && own.is_none() {
         let what = match gguf::type_name(id.into()) {
@@ -271,15 +270,10 @@ mod tests {
 
     #[test]
     fn what_no_model_has_is_named_and_other_sizes_are_refused() {
-        for (id, bytes, word) in [
-            (3, 1024, "F64"),
-            (4, 512, "I32"),
-            (5, 1024, "I64"),
-            (6, 128, "I8"),
-            (7, 128, "U8"),
-            (16, 66, "IQ2_XXS"),
-            (200, 1, "dtype 200 is unknown"),
-        ] {
+        for (id, bytes, name) in [(3, 1024, "F64"), (4, 512, "I32"), (5, 1024, "I64"), (6, 128, "I8"), (7, 128, "U8")] {
+            assert_eq!(one(id, &[2, 64], bytes).unwrap(), Storage::Other(name));
+        }
+        for (id, bytes, word) in [(16, 66, "IQ2_XXS"), (200, 1, "dtype 200 is unknown")] {
             let e = one(id, &[2, 64], bytes).unwrap_err();
             assert!(e.kind == Kind::Unsupported && e.what.contains(word), "{e}");
         }

@@ -7,7 +7,7 @@
 
 use super::json::Entries;
 use crate::error::{Error, Place, Result, quoted};
-use crate::file::{Metadata, Value};
+use crate::file::{Metadata, Origins, Value};
 
 /// Where a word stands in our metadata.
 enum Ours {
@@ -97,14 +97,13 @@ impl Word {
         }
     }
 
-    /// The value under any spelling. Two that disagree are an error.
-    fn take(&self, entries: &mut Entries) -> Result<Option<Value>> {
-        let mut found: Option<(&str, Value)> = None;
+    /// The value under any spelling, and the spelling. Two that disagree are an error.
+    fn take(&self, entries: &mut Entries) -> Result<Option<(&'static str, Value)>> {
+        let mut found: Option<(&'static str, Value)> = None;
         for &spelling in self.theirs {
             match (entries.remove(spelling), &found) {
                 (None, _) => {}
                 (Some(value), None) => found = Some((spelling, value)),
-                // The tokenizer's model has two names for one thing in one importer.
                 (Some(value), Some((first, other))) if !agree(&value, other) && !matches!(self.ours, Redundant) => {
                     let what = format!("{} says something else than {}", quoted(spelling), quoted(first));
                     return Err(Error::malformed(what).at(Place::Key(spelling.into())));
@@ -112,7 +111,7 @@ impl Word {
                 (Some(_), Some(_)) => {}
             }
         }
-        Ok(found.map(|(_, value)| value))
+        Ok(found)
     }
 }
 
@@ -127,26 +126,31 @@ fn agree(a: &Value, b: &Value) -> bool {
     a == b || number(a).is_some() && number(a) == number(b)
 }
 
-/// Their words in ours.
+/// Their words in ours, and where each stood.
 //= F-APR-066
-pub fn read(mut entries: Entries) -> Result<Metadata> {
+pub fn read(mut entries: Entries) -> Result<(Metadata, Origins)> {
     let mut metadata = Metadata::default();
+    let mut origins = Origins::default();
     // Of a model in several files only the first has to describe it.
     let first_part = entries.get("sharding.shard_index").is_none_or(|no| *no == Value::Unsigned(0));
     let architecture = &WORDS[0];
     let arch = match architecture.take(&mut entries)? {
-        Some(Value::String(name)) => name,
-        Some(other) => {
+        Some((_, Value::String(name))) => name,
+        Some((spelling, other)) => {
             let what = format!("expected a string, found {}", other.kind());
-            return Err(Error::malformed(what).at(Place::Key(architecture.theirs[0].into())));
+            return Err(Error::malformed(what).at(Place::Key(spelling.into())));
         }
         None if first_part => return Err(missing(architecture)),
         None => String::new(),
     };
     for word in &WORDS[1..] {
         match (word.take(&mut entries)?, word.ours(&arch)) {
-            (Some(value), Some(key)) => {
+            (Some((spelling, value)), Some(key)) => {
+                origins.0.insert(key.clone(), spelling.into());
                 metadata.entries.insert(key, value);
+            }
+            (None, Some(key)) if !word.required => {
+                origins.0.insert(key, word.theirs[0].into());
             }
             (None, _) if word.required && first_part => return Err(missing(word)),
             _ => {}
@@ -163,8 +167,9 @@ pub fn read(mut entries: Entries) -> Result<Metadata> {
     complete_tokenizer(&mut metadata, &arch);
     if !arch.is_empty() {
         metadata.entries.insert(ARCHITECTURE.into(), Value::String(arch));
+        origins.0.insert(ARCHITECTURE.into(), architecture.theirs[0].into());
     }
-    Ok(metadata)
+    Ok((metadata, origins))
 }
 
 fn missing(word: &Word) -> Error {
@@ -237,7 +242,7 @@ mod tests {
             r#"{{"architecture":"qwen2","hidden_size":8,"num_layers":1,"num_heads":2,"intermediate_size":16,
                 "max_position_embeddings":32,"rms_norm_eps":1e-6{more}}}"#
         );
-        read(parse(text.as_bytes(), 0)?)
+        Ok(read(parse(text.as_bytes(), 0)?)?.0)
     }
 
     #[test]
@@ -248,7 +253,8 @@ mod tests {
         let serve = r#"{"model_type":"transformer_lm_q4k","architecture":"qwen2","hidden_size":8,"num_hidden_layers":1,
             "num_attention_heads":2,"num_key_value_heads":1,"intermediate_size":16,"max_position_embeddings":32,
             "rms_norm_eps":1e-6,"rope_theta":1000000.0,"rope_type":2,"quantization":{"bits":4}}"#;
-        let m = read(parse(serve.as_bytes(), 0).unwrap()).unwrap();
+        let (m, origins) = read(parse(serve.as_bytes(), 0).unwrap()).unwrap();
+        assert_eq!(origins.0["qwen2.block_count"], "num_hidden_layers");
         assert_eq!(m.unsigned("qwen2.block_count").unwrap(), Some(1));
         assert_eq!(m.unsigned("qwen2.attention.head_count_kv").unwrap(), Some(1));
         assert_eq!(m.string("apr.model_type").unwrap(), Some("transformer_lm_q4k"));
@@ -285,7 +291,7 @@ mod tests {
         assert_eq!(object["num_layers"], 1);
         assert_eq!(object["param_count"], 7);
         assert!(object.get("n_layers").is_none() && object["model_type"] == "qwen2");
-        let mut again = read(parse(object.to_string().as_bytes(), 0).unwrap()).unwrap();
+        let mut again = read(parse(object.to_string().as_bytes(), 0).unwrap()).unwrap().0;
         assert_eq!(again.entries.remove("apr.model_type"), Some(Value::String("qwen2".into())));
         assert_eq!(again.entries, m.entries);
     }

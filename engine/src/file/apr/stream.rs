@@ -62,7 +62,7 @@ impl<'a> Stream<'a> {
             false => Box::new(rest),
         };
         fetch(&mut body, &mut head, header.data as u64, header::BYTES as u64)?;
-        let (metadata, mut entries) = describe(&header, &head)?;
+        let ((metadata, _), mut entries) = describe(&header, &head)?;
         let extent = extent(&header, &entries)?;
         entries.retain(|e| e.bytes > 0);
         entries.sort_by_key(|e| e.offset);
