@@ -18,6 +18,8 @@ use super::{Checked, Container, Metadata, Naming, Origins, Tensor, Value, at_mos
 use crate::error::{Error, Kind, Place, Result};
 use crate::limits;
 
+pub mod writer;
+
 #[cfg(test)]
 mod tests;
 

@@ -6,6 +6,7 @@
 pub mod apr;
 pub mod cursor;
 pub mod gguf;
+pub mod outgoing;
 pub mod split;
 
 use std::collections::BTreeMap;

@@ -5,9 +5,10 @@ use std::io::Read;
 use proptest::prelude::*;
 
 use super::stream::Stream;
-use super::writer::{self, Outgoing};
+use super::writer;
 use super::*;
 use crate::error::Kind;
+use crate::file::outgoing::{Outgoing, unwritten};
 use crate::file::{Metadata, Value};
 
 fn metadata() -> Metadata {
@@ -44,10 +45,8 @@ fn bundle(parts: &[Part]) -> Vec<u8> {
         .iter()
         .map(|(name, dtype, shape, bytes)| Outgoing { name, dtype: (*dtype).into(), shape, bytes: bytes.len() as u64 })
         .collect();
-    writer::write(&mut out, &metadata(), &tensors, &mut |i, out| {
-        out.write_all(&parts[i].3).map_err(|e| writer::unwritten(&e))
-    })
-    .unwrap();
+    writer::write(&mut out, &metadata(), &tensors, &mut |i, out| out.write_all(&parts[i].3).map_err(|e| unwritten(&e)))
+        .unwrap();
     out
 }
 
@@ -194,10 +193,8 @@ fn parts_of_a_bundle_find_each_other() {
             .map(|(name, dtype, shape, b)| Outgoing { name, dtype: (*dtype).into(), shape, bytes: b.len() as u64 })
             .collect();
         let mut out = Vec::new();
-        writer::write(&mut out, &m, &tensors, &mut |i, out| {
-            out.write_all(&parts[i].3).map_err(|e| writer::unwritten(&e))
-        })
-        .unwrap();
+        writer::write(&mut out, &m, &tensors, &mut |i, out| out.write_all(&parts[i].3).map_err(|e| unwritten(&e)))
+            .unwrap();
         resummed(reheaded(&out, |h| h.flags |= flag::SHARDED))
     };
     std::fs::write(path(1), part(0, &parts()[..2])).unwrap();
