@@ -22,12 +22,35 @@ pub struct Args {
 pub enum Command {
     /// Answer one prompt
     Run(RunArgs),
+    /// Write a model in another container, bit for bit where that is possible
+    Convert(ConvertArgs),
+}
+
+/// Flags of `apr convert`.
+#[derive(Debug, clap::Args)]
+pub struct ConvertArgs {
+    /// Model file (GGUF, .apr)
+    pub input: PathBuf,
+    /// File to write
+    pub output: PathBuf,
+    /// What to write [default: what the output is called]
+    #[arg(long, value_name = "CONTAINER", value_parser = ["gguf", "apr"])]
+    pub to: Option<String>,
+    /// Replace the output if it is there already
+    #[arg(short, long)]
+    pub force: bool,
+    /// One JSON object that says what was done
+    #[arg(long)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "json")]
+    pub quiet: bool,
 }
 
 /// Flags of `apr run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// Model file (GGUF)
+    /// Model file (GGUF, .apr)
     pub model: PathBuf, //= F-CLI-002
     /// The prompt; `-` or nothing reads it from standard input
     pub prompt: Option<String>,

@@ -3,7 +3,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -192,6 +192,55 @@ fn write_out(text: &str) -> Result<()> {
         std::io::ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of the answer went away"),
         _ => Error::new(Kind::Output, format!("cannot write the answer: {e}")),
     })
+}
+
+/// A bar on standard error for work on many bytes. Work that takes less than a second shows none.
+pub struct Progress {
+    what: &'static str,
+    since: Instant,
+    hidden: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Nothing is shown yet.
+    pub fn new(what: &'static str, quiet: bool) -> Progress {
+        Progress { what, since: Instant::now(), hidden: quiet || !std::io::stderr().is_terminal(), bar: None }
+    }
+
+    /// So many of `total` bytes are done.
+    pub fn at(&mut self, done: u64, total: u64) {
+        if self.hidden || self.bar.is_none() && self.since.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::new(total);
+            let template = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar.set_message(self.what);
+            bar
+        });
+        bar.set_position(done);
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A line on standard error.
+pub fn note(line: &str) {
+    let _ = writeln!(anstream::stderr(), "{line}");
+}
+
+/// A JSON value as one line on standard output.
+pub fn print_json(value: &serde_json::Value) -> Result<()> {
+    write_out(&format!("{value}\n"))
 }
 
 /// Prints an error as one line on standard error: what, where, hint.

@@ -1,7 +1,7 @@
 //! `apr run`: one prompt, one answer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use engine::api::run_on_terminal;
 use engine::session::Finish;
@@ -15,7 +15,8 @@ use crate::plan;
 //= F-CLI-001
 pub fn execute(args: &RunArgs) -> Result<()> {
     let cancel = Arc::new(AtomicBool::new(false));
-    stop_on_signal(&cancel)?;
+    // The first Ctrl+C ends the answer after the token in the making.
+    super::stop_on_signal(&cancel)?;
     let plan = plan::run(args, cancel)?;
     let mut terminal = Terminal::new(args.verbose);
     if args.quiet {
@@ -29,16 +30,4 @@ pub fn execute(args: &RunArgs) -> Result<()> {
         return Err(Error::new(Kind::Interrupted, "interrupted"));
     }
     Ok(())
-}
-
-/// The first Ctrl+C ends the answer after the token in the making, the second the process.
-fn stop_on_signal(cancel: &Arc<AtomicBool>) -> Result<()> {
-    let cancel = cancel.clone();
-    //= F-CLI-019
-    ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(Kind::Interrupted.exit_code()));
-        }
-    })
-    .map_err(|e| Error::new(Kind::Inference, format!("cannot watch for Ctrl+C: {e}")))
 }

@@ -30,7 +30,7 @@ pub struct Container {
 pub static ALL: &[&Container] = &[&gguf::CONTAINER, &apr::CONTAINER];
 
 /// A model file that agrees with its own format: every tensor lies inside the file, with the size its shape says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checked {
     /// Container and version, for people: `GGUF v3`.
     pub format: String,

@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused_by_name() {
-        let refusals: [(fn(&mut [u8; BYTES]), Kind, &str); 12] = [
+        type Spoil = fn(&mut [u8; BYTES]);
+        let refusals: [(Spoil, Kind, &str); 12] = [
             (|b| b[3] = b'N', Kind::Unsupported, "version 1"),
             (|b| b[3] = b'2', Kind::Unsupported, "'APR2'"),
             (|b| b[0] = b'G', Kind::Malformed, "not an .apr file"),

@@ -203,6 +203,8 @@ pub fn write(metadata: &Metadata) -> Result<serde_json::Map<String, serde_json::
     // A part of a split model is whole again by now.
     entries.retain(|key, _| !key.starts_with("split."));
     let mut object = serde_json::Map::new();
+    // Every reader of theirs wants a model type; what the model itself says of it comes below and replaces this.
+    object.insert("model_type".into(), arch.into());
     for word in WORDS {
         let value = word.ours(arch).and_then(|key| entries.remove(&key));
         if let Some(value) = value {
@@ -213,8 +215,6 @@ pub fn write(metadata: &Metadata) -> Result<serde_json::Map<String, serde_json::
         let theirs = key.strip_prefix("apr.").filter(|rest| !rest.contains('.')).unwrap_or(key);
         object.insert(theirs.into(), json(value, key)?);
     }
-    // Every reader of theirs wants a model type, whatever it says.
-    object.entry("model_type").or_insert_with(|| arch.into());
     Ok(object)
 }
 
