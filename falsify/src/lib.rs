@@ -68,6 +68,7 @@ pub mod bad;
 pub mod capability;
 pub mod checks;
 pub mod child;
+pub mod described;
 pub mod forge;
 pub mod formula;
 pub mod knobs;

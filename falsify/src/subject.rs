@@ -111,12 +111,13 @@ impl Subject {
         let broken = |e: std::io::Error| instrument(format!("forging {name}: {e}"));
         let spoilt = self.spoil.map_or("sound".to_string(), |(who, _)| format!("by-{who}"));
         let kept = self.scratch.path().join("forged").join(spoilt);
-        let file = kept.join(format!("{name}.gguf"));
+        let named = format!("{name}.{}", forge::extension(name));
+        let file = kept.join(&named);
         let parts = forge::paths(name, &file).map_err(broken)?;
         if !parts.iter().all(|p| p.is_file()) {
             // Another check may be making the same file: made aside, then moved into place.
             let aside = self.scratch()?;
-            let draft = aside.join(format!("{name}.gguf"));
+            let draft = aside.join(&named);
             forge::write(name, &draft).map_err(broken)?;
             std::fs::create_dir_all(&kept).map_err(broken)?;
             for part in forge::paths(name, &draft).map_err(broken)? {

@@ -48,6 +48,7 @@ pub struct Layout {
 
 impl Arch {
     /// The layout of files that were named so.
+    //= F-APR-074
     pub fn layout(&'static self, naming: Naming) -> &'static Layout {
         match naming {
             Naming::Gguf => &self.gguf,

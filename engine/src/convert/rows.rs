@@ -75,7 +75,14 @@ impl Rows {
             step(coded.len() as u64)
         };
         match (self.heads, self.encoding) {
-            (None, Encoding::Kept) => bytes.chunks(PIECE).try_for_each(&mut put)?,
+            (None, Encoding::Kept) => {
+                // A model larger than memory goes through it piece by piece.
+                for start in (0..bytes.len()).step_by(PIECE) {
+                    let Some(piece) = bytes.slice(start..bytes.len().min(start + PIECE)) else { continue };
+                    put(&piece)?;
+                    piece.release_pages();
+                }
+            }
             _ => {
                 // A vector of q is a column: its rows are single numbers.
                 let cols =
@@ -88,7 +95,6 @@ impl Rows {
                 }
             }
         }
-        // A model larger than memory goes through it once.
         bytes.release_pages();
         Ok(())
     }

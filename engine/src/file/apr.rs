@@ -38,6 +38,8 @@ static PARTS: Parts = Parts { extension: "apr", parse };
 
 /// Bytes of the checksum at the end.
 pub const FOOTER: usize = 4;
+/// Bytes that are summed at once.
+const PIECE: usize = 16 << 20;
 
 fn sniff(head: &[u8]) -> bool {
     // Version 1 and versions that never were are ours too, so that they are refused by name.
@@ -131,12 +133,20 @@ fn padded(entry: &Entry) -> u64 {
 /// The file ends where the index says, and the checksum there is right. Only realizar's converter leaves it out: tells
 /// whether there is one.
 //= F-APR-073
-fn check_end(header: &Header, entries: &[Entry], bytes: &[u8]) -> Result<bool> {
+fn check_end(header: &Header, entries: &[Entry], bytes: &Bytes) -> Result<bool> {
     let (extent, len) = (extent(header, entries)?, bytes.len() as u64);
     let at_end = |what: String| Error::malformed(what).at(Place::Byte(len));
     if Some(len) == extent.padded.checked_add(FOOTER as u64) {
-        let (body, stated) = bytes.split_at(bytes.len() - FOOTER);
-        check_sum(crc32fast::hash(body), stated, body.len() as u64)?;
+        let body = bytes.len() - FOOTER;
+        let mut sum = crc32fast::Hasher::new();
+        // Of a mapped file only a piece at a time is kept in memory for this.
+        for start in (0..body).step_by(PIECE) {
+            if let Some(piece) = bytes.slice(start..body.min(start + PIECE)) {
+                sum.update(&piece);
+                piece.release_pages();
+            }
+        }
+        check_sum(sum.finalize(), &bytes[body..], body as u64)?;
         return Ok(true);
     }
     if !header.has(flag::ROW_MAJOR) && (extent.bare..=extent.padded).contains(&len) {

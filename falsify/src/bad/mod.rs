@@ -2,6 +2,7 @@
 //! lists it. They are made from good files of the forge with one thing changed, so that it is that thing which has to
 //! be refused. This folder knows no check and no row.
 
+pub mod apr;
 pub mod gguf;
 pub mod numbers;
 

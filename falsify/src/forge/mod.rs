@@ -5,6 +5,7 @@
 //! The forge follows llama.cpp's conventions and knows none of `engine`'s code; of `compute` it uses the
 //! encoders of number formats.
 
+pub mod apr;
 pub mod gguf;
 pub mod mixture;
 pub mod models;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use compute::{Format, quant};
 
+use apr::Bundle;
 use gguf::Writer;
 use mixture::{FileType, Mixture};
 use models::{Filling, Model, Scaling};
@@ -35,6 +37,8 @@ enum What {
     Split(Model, u16),
     /// A file for the fuzzer to begin with.
     Seed(fn() -> Writer),
+    /// An `.apr` file.
+    Bundle(Bundle),
 }
 
 /// The name of everything that can be made: small models, full shapes, fuzz seeds.
@@ -46,7 +50,7 @@ pub fn list() -> Vec<String> {
 pub fn model(name: &str) -> Option<Model> {
     match find(name)?.what {
         What::Model(model) | What::Split(model, _) => Some(model),
-        What::Seed(_) => None,
+        What::Seed(_) | What::Bundle(_) => None,
     }
 }
 
@@ -54,7 +58,7 @@ pub fn model(name: &str) -> Option<Model> {
 pub fn file(name: &str) -> Option<io::Result<Writer>> {
     match find(name)?.what {
         What::Model(model) => Some(model.file()),
-        What::Split(..) => None,
+        What::Split(..) | What::Bundle(_) => None,
         What::Seed(make) => Some(Ok(make())),
     }
 }
@@ -65,6 +69,7 @@ pub fn write(name: &str, path: &Path) -> io::Result<()> {
     match item.what {
         What::Model(model) => model.file()?.write(path),
         What::Seed(make) => make().write(path),
+        What::Bundle(bundle) => bundle.write(path),
         What::Split(model, count) => {
             let parts = model.file()?.split(count);
             parts.iter().zip(part_paths(path, count)).try_for_each(|(part, path)| part.write(&path))
@@ -78,7 +83,7 @@ pub fn paths(name: &str, path: &Path) -> io::Result<Vec<PathBuf>> {
     let item = find(name).ok_or_else(|| unknown(name))?;
     Ok(match item.what {
         What::Split(_, count) => part_paths(path, count),
-        What::Model(_) | What::Seed(_) => vec![path.to_owned()],
+        What::Model(_) | What::Seed(_) | What::Bundle(_) => vec![path.to_owned()],
     })
 }
 
@@ -102,6 +107,7 @@ fn items() -> Vec<Item> {
     let models = models.into_iter().filter(|(_, model)| model.has_formats());
     let mut items: Vec<Item> = models.map(|(name, m)| Item { name, what: What::Model(m) }).collect();
     items.push(Item { name: "qwen2-split-f16".into(), what: What::Split(Model::qwen2(Format::F16), 3) });
+    items.extend(BUNDLES.iter().map(|&(name, bundle)| Item { name: name.into(), what: What::Bundle(bundle) }));
     items.extend(seeds::ALL.iter().map(|&(name, make)| Item { name: name.into(), what: What::Seed(make) }));
     items
 }
@@ -179,6 +185,37 @@ const NAMED: &[Named] = &[
     // Two heads of 128, as the larger models have them.
     ("llama-head128-q8_0", || Model { heads: 2, kv_heads: 1, ..wide(Model::llama(format("Q8_0"))) }),
 ];
+
+/// `.apr` files of the models that are there as GGUF too. Their names begin with `apr-`.
+const BUNDLES: &[(&str, Bundle)] = &[
+    ("apr-tensors", Bundle::Tensors),
+    ("apr-qwen2-f32", Bundle::Aprender(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-f16", Bundle::Aprender(|| Model::qwen2(Format::F16))),
+    ("apr-qwen2-bf16", Bundle::Aprender(|| Model::qwen2(format("BF16")))),
+    ("apr-qwen2-q4_k", Bundle::Aprender(|| Model::qwen2(format("Q4_K")))),
+    ("apr-qwen2-q6_k", Bundle::Aprender(|| Model::qwen2(format("Q6_K")))),
+    ("apr-qwen2-int4", Bundle::Int4(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-int8", Bundle::Int8(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-lz4", Bundle::Lz4(|| Model::qwen2(Format::F16))),
+    ("apr-qwen2-zstd", Bundle::Zstd(|| Model::qwen2(Format::F16))),
+    ("apr-llama-f16", Bundle::Aprender(|| Model::llama(Format::F16))),
+    ("apr-realizar-f16", Bundle::Realizar(|| Model::qwen2(Format::F16))),
+    ("apr-realizar-q8_0", Bundle::Realizar(|| Model::qwen2(format("Q8_0")))),
+    ("apr-shape-0.5b", Bundle::Realizar(shape)),
+    ("apr-realizar-q5_0", Bundle::Realizar(|| Model::qwen2(format("Q5_0")))),
+];
+
+/// The shape of 0.5B, all holes.
+fn shape() -> Model {
+    let q4_k_m = Mixture::Quantized(FileType::Q4_K_M);
+    // The size is one of the table; another would be the small model.
+    Model::full("0.5b", q4_k_m, Filling::Hole).unwrap_or_else(|| Model::qwen2(Format::F32))
+}
+
+/// What the name of a file of this forge ends in.
+pub fn extension(name: &str) -> &'static str {
+    if name.starts_with("apr-") { "apr" } else { "gguf" }
+}
 
 /// Short original contexts, so that a prompt of a few tokens already shows whether the scaling is applied.
 const YARN: Scaling = Scaling::Yarn { factor: 4.0, original: 64 };

@@ -174,6 +174,7 @@ pub static ALL: &[Saboteur] = &[
         r.retold(|text| text.replace(' ', "Ġ").replace('\n', "Ċ"))
     }),
     evil("blank-fails-silently", "ends a blank prompt with an exit code and no word", blank_fails_silently),
+    evil("convert-flips-a-bit", "writes one bit of the last tensor wrong", convert_flips_a_bit),
     evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
 
@@ -336,4 +337,18 @@ fn prompt_trimmed(mut real: Real) -> u8 {
         *prompt = prompt.to_string_lossy().trim().into();
     }
     real.run()
+}
+
+fn convert_flips_a_bit(real: Real) -> u8 {
+    let output = real.has(&["convert"]).then(|| real.args.get(2).cloned()).flatten();
+    let code = real.run();
+    if let Some(Ok(mut bytes)) = output.as_ref().map(std::fs::read) {
+        // In a GGUF file, which has no checksum, the last tensor ends within the last 32 bytes.
+        if bytes.starts_with(b"GGUF") && bytes.len() > 64 {
+            let at = bytes.len() - 36;
+            bytes[at] ^= 1;
+        }
+        let _ = output.map(|path| std::fs::write(path, bytes));
+    }
+    code
 }

@@ -6,6 +6,7 @@
 
 pub mod evil_apr;
 pub mod evil_backend;
+pub mod evil_bundle;
 pub mod evil_input;
 pub mod evil_template;
 pub mod mutated_golden;
@@ -62,6 +63,7 @@ impl Means {
 pub static ALL: &[&[Saboteur]] = &[
     evil_apr::ALL,
     evil_backend::ALL,
+    evil_bundle::ALL,
     evil_input::ALL,
     evil_template::ALL,
     mutated_golden::ALL,
