@@ -305,8 +305,8 @@ impl Table<'_> {
     //= F-APR-069
     fn leftovers(&self) -> Result<Option<String>> {
         let taken = self.taken.borrow();
-        // Old checkpoints keep what follows from the configuration.
-        let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq");
+        // Old checkpoints keep what follows from the configuration; the divisors of RoPE went into its table.
+        let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq") || self.names.rope_freqs == Some(name);
         let names = self.file.tensors.keys().chain(self.file.others.keys());
         let left: Vec<&String> = names.filter(|name| !taken.contains(*name) && !derived(name)).collect();
         let Some(first) = left.first() else { return Ok(None) };

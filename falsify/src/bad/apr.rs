@@ -44,7 +44,6 @@ const HEADER: &[Field] = &[
     ("column-major matrices", 7, &[8]),
     ("encryption", 6, &[4]),
     ("two compressions", 6, &[3]),
-    ("compression where there is none", 6, &[2]),
 ];
 
 /// Fields of one entry of the index, from the end of its name on: dtype, dimensions, extents, offset, bytes.
@@ -79,7 +78,7 @@ const WORDS: &[(&str, &str, &str, &str)] = &[
     ("a layer less than there are", "\"num_layers\":2", "\"num_layers\":1", "model.layers.1."),
     ("heads that do not divide", "\"num_heads\":4", "\"num_heads\":7", "num_"),
     ("no vocabulary", "\"tokenizer.vocabulary\"", "\"tokenizer.vocabularx\"", "tokenizer.vocabulary"),
-    ("two answers to one question", "\"param_count\":0", "\"n_embd\":77,\"p\":0", "n_embd"),
+    ("two answers to one question", "\"param_count\":0", "\"n_embd\":     7", "n_embd"),
     ("an unknown pre-tokenizer", "\"tokenizer.pre_type\":\"qwen2\"", "\"tokenizer.pre_type\":\"qwenX\"", "qwenX"),
 ];
 

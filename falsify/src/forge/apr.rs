@@ -26,9 +26,11 @@ pub enum Bundle {
     Int8(fn() -> Model),
     /// A model as realizar's converter writes it. One of holes takes no room on the disk.
     Realizar(fn() -> Model),
-    /// The first, compressed.
+    /// The first with its numbers, F32, rounded to eighths: few different ones, so that it can be compressed.
+    Coarse(fn() -> Model),
+    /// That, compressed.
     Lz4(fn() -> Model),
-    /// The first, compressed.
+    /// That, compressed.
     Zstd(fn() -> Model),
     /// No model: [`TENSORS`].
     Tensors,
@@ -99,8 +101,9 @@ impl Bundle {
             Bundle::Int4(model) => aprender(&model(), Some(TensorDType::AprQ4)),
             Bundle::Int8(model) => aprender(&model(), Some(TensorDType::AprQ8)),
             Bundle::Realizar(_) => Err(io::Error::other("realizar's files are only written")),
-            Bundle::Lz4(model) => Ok(compressed(&aprender(&model(), None)?, 1)),
-            Bundle::Zstd(model) => Ok(compressed(&aprender(&model(), None)?, 2)),
+            Bundle::Coarse(model) => aprender(&model(), Some(TensorDType::F32)),
+            Bundle::Lz4(model) => Ok(compressed(&Bundle::Coarse(model).bytes()?, 1)),
+            Bundle::Zstd(model) => Ok(compressed(&Bundle::Coarse(model).bytes()?, 2)),
             Bundle::Tensors => tensors(),
         }
     }
@@ -148,7 +151,11 @@ fn aprender(model: &Model, quantised: Option<TensorDType>) -> io::Result<Vec<u8>
         let name = name_of(&name);
         match quantised.filter(|_| shape.len() > 1) {
             Some(TensorDType::AprQ4) => w.add_q4_tensor(name, shape, &floats(&bytes)),
-            Some(_) => w.add_q8_tensor(name, shape, &floats(&bytes)),
+            Some(TensorDType::AprQ8) => w.add_q8_tensor(name, shape, &floats(&bytes)),
+            Some(_) => {
+                let coarse: Vec<f32> = floats(&bytes).iter().map(|x| (x * 8.0).round() / 8.0).collect();
+                w.add_f32_tensor(name, shape, &coarse);
+            }
             None => {
                 let dtype = TensorDType::from_u8(t.type_id as u8).filter(|d| *d as u32 == t.type_id);
                 let dtype = dtype.ok_or_else(|| io::Error::other(format!("apr-format has no type {}", t.type_id)))?;
@@ -266,6 +273,22 @@ fn realizar(model: &Model) -> io::Result<Realizar> {
 
 /// Front, pieces of data with their places, length.
 type Realizar = (Vec<u8>, Vec<(u64, Vec<u8>)>, u64);
+
+/// Everything before the data of a bundle of one F32 tensor of `n` numbers, which may be more than memory holds: the
+/// data and nothing else has to follow.
+pub fn front_of(n: usize) -> io::Result<Vec<u8>> {
+    let mut w = AprV2Writer::new(describe(&Model::qwen2(Format::F32)));
+    w.add_tensor("t", TensorDType::F32, vec![n], vec![0; 4]);
+    let mut bytes = w.write().map_err(io::Error::other)?;
+    let size = bytes.windows(8).rposition(|w| w == 4u64.to_le_bytes()).ok_or_else(|| io::Error::other("no size"))?;
+    bytes[size..size + 8].copy_from_slice(&(4 * n as u64).to_le_bytes());
+    // Realizar's flags: no checksum at the end.
+    bytes[6..8].copy_from_slice(&0x20u16.to_le_bytes());
+    sum_header(&mut bytes);
+    // The padded data and the checksum.
+    bytes.truncate(bytes.len() - 64 - 4);
+    Ok(bytes)
+}
 
 fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(64), 0);
