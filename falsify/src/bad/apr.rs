@@ -14,19 +14,6 @@ pub fn good() -> io::Result<Vec<u8>> {
     Bundle::Aprender(|| Model::qwen2(compute::Format::F16)).bytes()
 }
 
-/// A bundle of a few tensors, small enough to be damaged everywhere.
-pub fn small() -> io::Result<Vec<u8>> {
-    let mut m = AprV2Metadata::new("x");
-    m.architecture = Some("qwen2".into());
-    (m.hidden_size, m.num_layers, m.num_heads) = (Some(8), Some(1), Some(1));
-    (m.intermediate_size, m.max_position_embeddings, m.rms_norm_eps) = (Some(8), Some(8), Some(1e-6));
-    let mut w = AprV2Writer::new(m);
-    w.add_f32_tensor("a", vec![2, 3], &[1.0; 6]);
-    w.add_q4_tensor("b", vec![3, 5], &[0.5; 15]);
-    w.add_q8_tensor("c", vec![4], &[0.5; 4]);
-    w.write().map_err(io::Error::other)
-}
-
 type Field = (&'static str, usize, &'static [u8]);
 
 /// Fields of the header: what is wrong, where, and what stands there instead.

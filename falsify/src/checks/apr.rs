@@ -528,7 +528,7 @@ fn refused_by_apr(t: &mut Tally, s: &Subject, bad: &Bad) -> Result<Output, Halt>
 pub fn f_apr_070(s: &Subject) -> Attempt {
     let mut t =
         Tally::new("a small bundle cut at every byte and with every bit flipped; hostile fields; some through apr");
-    let small = bad::apr::small().map_err(instrument)?;
+    let small = forge::apr::small().map_err(instrument)?;
     running("the small bundle opens", parsed(small.clone()))?;
     for end in 0..small.len() {
         refused(

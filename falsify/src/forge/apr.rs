@@ -34,6 +34,8 @@ pub enum Bundle {
     Zstd(fn() -> Model),
     /// No model: [`TENSORS`].
     Tensors,
+    /// For the fuzzer to begin with: [`small`], compressed by this flag if it is not 0.
+    Seed(u8),
 }
 
 /// HuggingFace's names for GGUF's.
@@ -105,6 +107,8 @@ impl Bundle {
             Bundle::Lz4(model) => Ok(compressed(&Bundle::Coarse(model).bytes()?, 1)),
             Bundle::Zstd(model) => Ok(compressed(&Bundle::Coarse(model).bytes()?, 2)),
             Bundle::Tensors => tensors(),
+            Bundle::Seed(0) => small(),
+            Bundle::Seed(flag) => Ok(compressed(&small()?, flag)),
         }
     }
 }
@@ -274,6 +278,19 @@ fn realizar(model: &Model) -> io::Result<Realizar> {
 /// Front, pieces of data with their places, length.
 type Realizar = (Vec<u8>, Vec<(u64, Vec<u8>)>, u64);
 
+/// A bundle of a few tensors, small enough to be damaged everywhere.
+pub fn small() -> io::Result<Vec<u8>> {
+    let mut m = AprV2Metadata::new("x");
+    m.architecture = Some("qwen2".into());
+    (m.hidden_size, m.num_layers, m.num_heads) = (Some(8), Some(1), Some(1));
+    (m.intermediate_size, m.max_position_embeddings, m.rms_norm_eps) = (Some(8), Some(8), Some(1e-6));
+    let mut w = AprV2Writer::new(m);
+    w.add_f32_tensor("a", vec![2, 3], &[1.0; 6]);
+    w.add_q4_tensor("b", vec![3, 5], &[0.5; 15]);
+    w.add_q8_tensor("c", vec![4], &[0.5; 4]);
+    w.write().map_err(io::Error::other)
+}
+
 /// Everything before the data of a bundle of one F32 tensor of `n` numbers, which may be more than memory holds: the
 /// data and nothing else has to follow.
 pub fn front_of(n: usize) -> io::Result<Vec<u8>> {
@@ -339,6 +356,15 @@ mod tests {
             ("rope_freqs.weight", "rope_freqs.weight"),
         ] {
             assert_eq!(name_of(theirs), ours);
+        }
+    }
+
+    #[test]
+    fn the_fuzzer_begins_with_these() {
+        let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/apr"));
+        for (name, flag) in [("plain", 0), ("lz4", 1), ("zstd", 2)] {
+            let kept = std::fs::read(folder.join(format!("apr-seed-{name}.apr"))).unwrap();
+            assert_eq!(kept, Bundle::Seed(flag).bytes().unwrap(), "falsify forge apr-seed-{name} makes it again");
         }
     }
 

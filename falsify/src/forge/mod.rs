@@ -189,6 +189,9 @@ const NAMED: &[Named] = &[
 /// `.apr` files of the models that are there as GGUF too. Their names begin with `apr-`.
 const BUNDLES: &[(&str, Bundle)] = &[
     ("apr-tensors", Bundle::Tensors),
+    ("apr-seed-plain", Bundle::Seed(0)),
+    ("apr-seed-lz4", Bundle::Seed(1)),
+    ("apr-seed-zstd", Bundle::Seed(2)),
     ("apr-qwen2-f32", Bundle::Aprender(|| Model::qwen2(Format::F32))),
     ("apr-qwen2-f16", Bundle::Aprender(|| Model::qwen2(Format::F16))),
     ("apr-qwen2-bf16", Bundle::Aprender(|| Model::qwen2(format("BF16")))),
