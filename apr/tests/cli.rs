@@ -18,6 +18,7 @@ fn stdout(args: &[&str]) -> String {
 fn help() {
     insta::assert_snapshot!("help", stdout(&["--help"]));
     insta::assert_snapshot!("run-help", stdout(&["run", "--help"]));
+    insta::assert_snapshot!("convert-help", stdout(&["convert", "--help"]));
 }
 
 #[test]
@@ -32,6 +33,9 @@ fn errors_are_one_line_with_a_hint() {
     insta::assert_snapshot!("error-gpu", stderr(&["run", "qwen2-tiny-q8_0.gguf", "hi", "--gpu"], 6));
     insta::assert_snapshot!("error-source", stderr(&["run", "hf://org/model", "hi"], 6));
     insta::assert_snapshot!("error-context", stderr(&["run", "qwen2-tiny-q8_0.gguf", "hi", "--ctx-size", "5000"], 2));
+    let convert = |more: &[&str]| stderr(&[&["convert", "qwen2-tiny-q4_k_m.gguf"], more].concat(), 2);
+    insta::assert_snapshot!("error-convert-target", convert(&["tiny.bin"]));
+    insta::assert_snapshot!("error-convert-taken", convert(&["INDEX.json", "--to", "apr"]));
 }
 
 #[test]

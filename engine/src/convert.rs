@@ -295,6 +295,7 @@ mod tests {
                 let lost = !all_kept && key == "general.file_type";
                 assert_eq!(last.metadata.get(key), Some(value).filter(|_| !lost), "{key}");
             }
+            assert!(last.metadata.entries.keys().all(|key| first.metadata.get(key).is_some()));
             [apr, back, again].iter().for_each(|p| std::fs::remove_file(p).unwrap());
         }
     }

@@ -363,7 +363,7 @@ mod tests {
     fn the_fuzzer_begins_with_these() {
         let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/apr"));
         for (name, flag) in [("plain", 0), ("lz4", 1), ("zstd", 2)] {
-            let kept = std::fs::read(folder.join(format!("apr-seed-{name}.apr"))).unwrap();
+            let kept = std::fs::read(folder.join(format!("seed-{name}.apr"))).unwrap();
             assert_eq!(kept, Bundle::Seed(flag).bytes().unwrap(), "falsify forge apr-seed-{name} makes it again");
         }
     }

@@ -10,8 +10,8 @@ use crate::error::{Error, Place, Result};
 use crate::file::outgoing::{Counted, Data, Outgoing};
 use crate::file::{Metadata, Value};
 
-/// Lists of integers that are signed in every file, whatever they hold.
-const SIGNED_LISTS: &[&str] = &["tokenizer.ggml.token_type"];
+/// Keys, or how they begin, whose integers are signed in every file, whatever they hold.
+const SIGNED: &[&str] = &["tokenizer.ggml.token_type", "general.sampling."];
 
 /// Writes a model.
 pub fn write(out: &mut dyn Write, metadata: &Metadata, tensors: &[Outgoing<'_>], data: Data<'_>) -> Result<()> {
@@ -26,7 +26,7 @@ pub fn write(out: &mut dyn Write, metadata: &Metadata, tensors: &[Outgoing<'_>],
     head.extend((entries.len() as u64).to_le_bytes());
     for (key, value) in entries {
         put_text(&mut head, key.as_bytes());
-        let typed = typed(value, SIGNED_LISTS.contains(&key.as_str())).ok_or_else(|| {
+        let typed = typed(value, SIGNED.iter().any(|signed| key.starts_with(signed))).ok_or_else(|| {
             Error::malformed("a list of several kinds has no type in GGUF").at(Place::Key(key.clone()))
         })?;
         head.extend(typed.id.to_le_bytes());
