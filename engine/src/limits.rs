@@ -84,3 +84,7 @@ pub const TRACE_IDS: usize = 1 << 10;
 pub const TRACE_TOP: usize = 5;
 /// Bytes of a trace that is read again.
 pub const TRACE_BYTES_MAX: u64 = 1 << 30;
+/// How many times as much a compressed file may become. LZ4 itself reaches 255; weights never come near it.
+pub const COMPRESSION_RATIO_MAX: u64 = 256;
+/// Bytes that a Zstandard frame may look back.
+pub const COMPRESSION_WINDOW_MAX: u64 = 128 << 20;

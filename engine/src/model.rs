@@ -118,7 +118,7 @@ impl Model {
     /// Reads the hyper-parameters and takes every tensor, or says which key or tensor is wrong and how.
     pub fn new(file: Checked) -> Result<Model> {
         let understood = understand(&file).map_err(|e| file.origins.explain(e));
-        let (arch, layout, hyper, weights) = understood?;
+        let (arch, layout, hyper, weights, leftovers) = understood?;
         Ok(Model {
             arch,
             layout,
@@ -129,7 +129,7 @@ impl Model {
             file_bytes: file.file_bytes,
             metadata: file.metadata,
             origins: file.origins,
-            warnings: file.warnings,
+            warnings: file.warnings.into_iter().chain(leftovers).collect(),
             files: file
                 .tensors
                 .into_values()
@@ -168,14 +168,16 @@ impl Model {
     }
 }
 
-fn understand(file: &Checked) -> Result<(&'static Arch, &'static Layout, Hyper, Weights)> {
+#[allow(clippy::type_complexity)] // The parts of a Model, once.
+fn understand(file: &Checked) -> Result<(&'static Arch, &'static Layout, Hyper, Weights, Option<String>)> {
     let name = file.metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
     let arch = arch::detect(name)?;
     let layout = arch.layout(file.naming);
     let hyper = hyper(arch, layout.names, file)?;
     let table = Table { file, arch, names: layout.names, hyper: &hyper, taken: RefCell::default() };
     let weights = table.weights()?;
-    Ok((arch, layout, hyper, weights))
+    let leftovers = table.leftovers()?;
+    Ok((arch, layout, hyper, weights, leftovers))
 }
 
 fn hyper(arch: &Arch, names: &Names, file: &Checked) -> Result<Hyper> {
@@ -233,8 +235,8 @@ fn hyper(arch: &Arch, names: &Names, file: &Checked) -> Result<Hyper> {
         return Err(Error::new(Kind::Unsupported, what).at(Place::Key(act_key)));
     }
     let vocab = match file.naming {
-        // In GGUF the rows of the table are the vocabulary: not every file says its size.
-        Naming::Gguf => {
+        // In what was GGUF the rows of the table are the vocabulary: not every file says its size.
+        Naming::Gguf | Naming::Renamed => {
             let name = names.token_embedding;
             let table = &file.tensors.get(name).ok_or_else(|| no_tensor(name))?.shape;
             let vocab = table.first().copied().unwrap_or(0);
@@ -325,7 +327,6 @@ impl Table<'_> {
             token_embedding,
             blocks: (0..self.hyper.layers).map(|l| self.block(l)).collect::<Result<_>>()?,
         };
-        self.all_taken()?;
         Ok(weights)
     }
 
@@ -350,29 +351,28 @@ impl Table<'_> {
     }
 
     /// A tensor that nobody asked for is a part of the model that would be left out in silence. In GGUF files such are
-    /// harmless leftovers of converters.
-    fn all_taken(&self) -> Result<()> {
-        if self.file.naming == Naming::Gguf {
-            return Ok(());
-        }
+    /// mostly harmless leftovers of converters: the user is told.
+    //= F-APR-069
+    fn leftovers(&self) -> Result<Option<String>> {
         let taken = self.taken.borrow();
-        // Old checkpoints keep what follows from the configuration.
-        let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq");
-        let mut names = self.file.tensors.keys().chain(self.file.others.keys());
-        match names.find(|name| !taken.contains(*name) && !derived(name)) {
-            None => Ok(()),
-            Some(name) => {
-                let what = format!("no part of a {} model of {} layers", self.arch.display, self.hyper.layers);
-                Err(Error::new(Kind::Unsupported, what)
-                    .at(Place::Tensor(name.clone()))
-                    .hint("the metadata and the tensors are of different models, or this build lacks a variant"))
-            }
+        // Old checkpoints keep what follows from the configuration; the divisors of RoPE went into its table.
+        let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq") || self.names.rope_freqs == Some(name);
+        let names = self.file.tensors.keys().chain(self.file.others.keys());
+        let left: Vec<&String> = names.filter(|name| !taken.contains(*name) && !derived(name)).collect();
+        let Some(first) = left.first() else { return Ok(None) };
+        let what = format!("no part of a {} model of {} layers", self.arch.display, self.hyper.layers);
+        if self.file.naming == Naming::Gguf {
+            let more = if left.len() > 1 { format!(" and {} more", left.len() - 1) } else { String::new() };
+            return Ok(Some(format!("{what}: tensor {}{more}", quoted(first))));
         }
+        Err(Error::new(Kind::Unsupported, what)
+            .at(Place::Tensor((*first).clone()))
+            .hint("the metadata and the tensors are of different models, or this build lacks a variant"))
     }
 
     fn vocab(&self) -> Extent {
         let says = match self.file.naming {
-            Naming::Gguf => Says::Vocabulary,
+            Naming::Gguf | Naming::Renamed => Says::Vocabulary,
             Naming::HuggingFace => Says::Key("vocab_size"),
         };
         Extent { size: self.hyper.vocab, says }

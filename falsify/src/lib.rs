@@ -72,6 +72,7 @@ pub mod chance;
 pub mod chat;
 pub mod checks;
 pub mod child;
+pub mod described;
 pub mod forge;
 pub mod formula;
 pub mod knobs;

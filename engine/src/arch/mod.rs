@@ -26,6 +26,8 @@ pub struct Arch {
     pub gguf: Layout,
     /// Its tensors as HuggingFace's code saves them.
     pub huggingface: Layout,
+    /// Its tensors in GGUF's order under HuggingFace's names.
+    pub renamed: Layout,
     /// Biases of the q, k and v projections.
     pub qkv_bias: Presence,
     /// All norms of the block.
@@ -46,10 +48,12 @@ pub struct Layout {
 
 impl Arch {
     /// The layout of files that were named so.
+    //= F-APR-074
     pub fn layout(&'static self, naming: Naming) -> &'static Layout {
         match naming {
             Naming::Gguf => &self.gguf,
             Naming::HuggingFace => &self.huggingface,
+            Naming::Renamed => &self.renamed,
         }
     }
 }
@@ -138,6 +142,9 @@ pub static HUGGINGFACE_NAMES: Names = Names {
     up: "model.layers.{}.mlp.up_proj.weight",
     down: "model.layers.{}.mlp.down_proj.weight",
 };
+
+/// HuggingFace's names for what came out of a GGUF file: the divisors of RoPE keep theirs.
+pub static RENAMED_NAMES: Names = Names { rope_freqs: GGUF_NAMES.rope_freqs, ..HUGGINGFACE_NAMES };
 
 /// The architecture with this name.
 pub fn detect(name: &str) -> Result<&'static Arch> {

@@ -17,7 +17,6 @@ const BEGINNINGS: &[(&[u8], &str)] = &[
     (b"lmgg", "a file in llama.cpp's format before GGUF (GGML); convert it to GGUF"),
     (b"fmgg", "a file in llama.cpp's format before GGUF (GGMF); convert it to GGUF"),
     (b"tjgg", "a file in llama.cpp's format before GGUF (GGJT); convert it to GGUF"),
-    (b"APR", "an .apr file (not supported yet)"),
     (b"version https://git-lfs", "a Git LFS pointer: the model itself was not fetched (git lfs pull)"),
     (b"\x80\x02", "a Python pickle (an old PyTorch file); convert it to GGUF"),
     (b"\x80\x04", "a Python pickle; convert it to GGUF"),

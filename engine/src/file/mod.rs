@@ -3,12 +3,15 @@
 //! A container is one file here and one entry of [`ALL`]. All of them read through [`cursor::Cursor`], the only
 //! arithmetic on untrusted numbers. What a file *is* is decided by its first bytes, never by its name.
 
+pub mod apr;
 pub mod cursor;
 mod foreign;
 pub mod gguf;
 mod hf;
 mod json;
+pub mod outgoing;
 pub mod safetensors;
+pub mod split;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,10 +36,10 @@ pub struct Container {
 const HEAD_BYTES: usize = 512;
 
 /// Every container.
-pub static ALL: &[&Container] = &[&gguf::CONTAINER, &safetensors::CONTAINER];
+pub static ALL: &[&Container] = &[&gguf::CONTAINER, &safetensors::CONTAINER, &apr::CONTAINER];
 
 /// A model file that agrees with its own format: every tensor lies inside the file, with the size its shape says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checked {
     /// Container and version, for people: `GGUF v3`.
     pub format: String,
@@ -81,6 +84,8 @@ pub enum Naming {
     Gguf,
     /// `model.layers.0.self_attn.q_proj.weight`.
     HuggingFace,
+    /// The second's names on tensors that the first had ordered: what importers of GGUF files make.
+    Renamed,
 }
 
 /// A tensor as the file describes it.

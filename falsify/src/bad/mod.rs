@@ -5,6 +5,7 @@
 //!
 //! The numbers of the families are those of the tables' comments; they stand in the names of the cases too.
 
+pub mod apr;
 pub mod command_line;
 pub mod damage;
 pub mod files;

@@ -5,6 +5,7 @@
 //! with `?` at the first thing that did not. It knows no saboteur: the same code meets the healthy subject and the
 //! broken ones.
 
+pub mod apr;
 pub mod cli;
 pub mod cpu;
 pub mod crit;
@@ -24,6 +25,7 @@ pub type Check = fn(&Subject) -> Attempt;
 
 /// Every file of checks: its name, and the checks by row id.
 pub static ALL: &[(&str, &[(&str, Check)])] = &[
+    ("apr", apr::CHECKS),
     ("cli", cli::CHECKS),
     ("cpu", cpu::CHECKS),
     ("crit", crit::CHECKS),

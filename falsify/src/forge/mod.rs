@@ -5,6 +5,7 @@
 //! The forge follows llama.cpp's conventions and knows none of `engine`'s code; of `compute` it uses the
 //! encoders of number formats.
 
+pub mod apr;
 pub mod gguf;
 pub mod huggingface;
 pub mod mixture;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use compute::{Format, quant};
 
+use apr::Bundle;
 use gguf::Writer;
 use huggingface::Folder;
 use mixture::{FileType, Mixture};
@@ -42,6 +44,8 @@ enum What {
     Numbers(fn() -> safetensors::Writer),
     /// A file for the fuzzer to begin with.
     Seed(fn() -> Writer),
+    /// An `.apr` file.
+    Bundle(Bundle),
 }
 
 /// The name of everything that can be made: small models, full shapes, fuzz seeds.
@@ -53,7 +57,7 @@ pub fn list() -> Vec<String> {
 pub fn model(name: &str) -> Option<Model> {
     match find(name)?.what {
         What::Model(model) | What::Split(model, _) | What::Folder(model, _) => Some(model),
-        What::Seed(_) | What::Numbers(_) => None,
+        What::Seed(_) | What::Numbers(_) | What::Bundle(_) => None,
     }
 }
 
@@ -61,7 +65,7 @@ pub fn model(name: &str) -> Option<Model> {
 pub fn file(name: &str) -> Option<io::Result<Writer>> {
     match find(name)?.what {
         What::Model(model) => Some(model.file()),
-        What::Split(..) | What::Folder(..) | What::Numbers(_) => None,
+        What::Split(..) | What::Folder(..) | What::Numbers(_) | What::Bundle(_) => None,
         What::Seed(make) => Some(Ok(make())),
     }
 }
@@ -75,6 +79,7 @@ pub fn write(name: &str, path: &Path) -> io::Result<()> {
         What::Numbers(make) => make().write(path),
         What::Folder(model, 1) => Folder::of(&model)?.write(path),
         What::Folder(model, count) => Folder::of(&model)?.write_shards(path, count),
+        What::Bundle(bundle) => bundle.write(path),
         What::Split(model, count) => {
             let parts = model.file()?.split(count);
             parts.iter().zip(part_paths(path, count)).try_for_each(|(part, path)| part.write(&path))
@@ -87,6 +92,7 @@ pub fn file_name(name: &str) -> String {
     match find(name).map(|item| item.what) {
         Some(What::Folder(..)) => name.into(),
         Some(What::Numbers(_)) => format!("{name}.safetensors"),
+        Some(What::Bundle(_)) => format!("{name}.apr"),
         _ => format!("{name}.gguf"),
     }
 }
@@ -125,6 +131,7 @@ fn items() -> Vec<Item> {
     items.extend(folders.map(|(name, m)| Item { name, what: What::Folder(m, 1) }));
     items.push(Item { name: "hf-shards-f16".into(), what: What::Folder(Model::qwen2(Format::F16), 3) });
     items.push(Item { name: "hf-types".into(), what: What::Numbers(huggingface::types) });
+    items.extend(BUNDLES.iter().map(|&(name, bundle)| Item { name: name.into(), what: What::Bundle(bundle) }));
     items.extend(seeds::ALL.iter().map(|&(name, make)| Item { name: name.into(), what: What::Seed(make) }));
     items
 }
@@ -235,6 +242,36 @@ const FOLDERS: &[Named] = &[
         Model::full("0.5b", Mixture::Uniform(format("BF16")), Filling::Hole).unwrap_or(Model::qwen2(Format::F16))
     }),
 ];
+
+/// `.apr` files of the models that are there as GGUF too. Their names begin with `apr-`.
+const BUNDLES: &[(&str, Bundle)] = &[
+    ("apr-tensors", Bundle::Tensors),
+    ("apr-seed-plain", Bundle::Seed(0)),
+    ("apr-seed-lz4", Bundle::Seed(1)),
+    ("apr-seed-zstd", Bundle::Seed(2)),
+    ("apr-qwen2-f32", Bundle::Aprender(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-f16", Bundle::Aprender(|| Model::qwen2(Format::F16))),
+    ("apr-qwen2-bf16", Bundle::Aprender(|| Model::qwen2(format("BF16")))),
+    ("apr-qwen2-q4_k", Bundle::Aprender(|| Model::qwen2(format("Q4_K")))),
+    ("apr-qwen2-q6_k", Bundle::Aprender(|| Model::qwen2(format("Q6_K")))),
+    ("apr-qwen2-int4", Bundle::Int4(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-int8", Bundle::Int8(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-coarse", Bundle::Coarse(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-lz4", Bundle::Lz4(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-zstd", Bundle::Zstd(|| Model::qwen2(Format::F32))),
+    ("apr-llama-f16", Bundle::Aprender(|| Model::llama(Format::F16))),
+    ("apr-realizar-f16", Bundle::Realizar(|| Model::qwen2(Format::F16))),
+    ("apr-realizar-q8_0", Bundle::Realizar(|| Model::qwen2(format("Q8_0")))),
+    ("apr-shape-0.5b", Bundle::Realizar(shape)),
+    ("apr-realizar-q5_0", Bundle::Realizar(|| Model::qwen2(format("Q5_0")))),
+];
+
+/// The shape of 0.5B, all holes.
+fn shape() -> Model {
+    let q4_k_m = Mixture::Quantized(FileType::Q4_K_M);
+    // The size is one of the table; another would be the small model.
+    Model::full("0.5b", q4_k_m, Filling::Hole).unwrap_or_else(|| Model::qwen2(Format::F32))
+}
 
 /// Short original contexts, so that a prompt of a few tokens already shows whether the scaling is applied.
 const YARN: Scaling = Scaling::Yarn { factor: 4.0, original: 64 };

@@ -8,6 +8,8 @@ use std::fmt;
 
 use crate::cpu::tile::Kernels;
 
+pub mod aprender;
+
 macro_rules! formats {
     ($($module:ident),* $(,)?) => {
         $(pub mod $module;)*
