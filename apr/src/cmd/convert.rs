@@ -19,10 +19,9 @@ pub fn execute(args: &ConvertArgs) -> Result<ExitCode> {
         None => Target::of(&args.output),
     };
     let target = target.ok_or_else(|| {
-        let names: Vec<String> = Target::ALL.iter().map(|(name, _)| format!(".{name}")).collect();
         Error::new(Kind::Usage, format!("{} does not say what to write", quoted(&args.output.to_string_lossy())))
             .at(Place::Flag("--to".into()))
-            .hint(format!("end its name in {}, or use the flag", names.join(" or ")))
+            .hint("end its name in .gguf or .apr, in / for a folder of SafeTensors, or use the flag")
     })?;
     let input = source::resolve(&args.input)?;
     let cancel = interrupt::watch()?;
