@@ -368,6 +368,108 @@ mod tests {
         }
     }
 
+    fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        entries.map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(p).unwrap())).collect()
+    }
+
+    fn to_folder(input: &Path, output: &Path) -> Report {
+        let report = convert(input, output, Target::SafeTensors, false, &mut |_, _| Ok(())).unwrap();
+        assert_eq!(report.bytes, files(output).values().map(|bytes| bytes.len() as u64).sum::<u64>());
+        report
+    }
+
+    #[test]
+    fn a_folder_comes_back_from_everywhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let saved = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny"));
+        let report = to_folder(saved, &path("one/"));
+        assert_eq!(report.kept, report.tensors);
+        let (was, is) = (file::open(saved).unwrap(), file::open(&path("one")).unwrap());
+        for (name, t) in &was.tensors {
+            assert!(t.format == is.tensors[name].format && *t.bytes == *is.tensors[name].bytes, "{name}");
+        }
+        // By the bundle every byte of every file.
+        to(&path("one"), &path("a.apr"));
+        to_folder(&path("a.apr"), &path("two"));
+        assert!(files(&path("one")) == files(&path("two")));
+        // By GGUF too, but for the vectors, which are F32 there.
+        to(&path("one"), &path("b.gguf"));
+        to_folder(&path("b.gguf"), &path("three"));
+        let (mut one, mut three) = (files(&path("one")), files(&path("three")));
+        for weights in [&mut one, &mut three] {
+            weights.remove("model.safetensors").unwrap();
+        }
+        assert!(one == three);
+        let back = file::open(&path("three")).unwrap();
+        for (name, t) in &was.tensors {
+            let same = if t.shape.len() > 1 { *t.bytes == *back.tensors[name].bytes } else { true };
+            assert!(same && t.as_weight(name).to_f32() == back.tensors[name].as_weight(name).to_f32(), "{name}");
+        }
+    }
+
+    #[test]
+    fn shards_are_the_whole_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let plan = || Plan::new(file::open(&fixture("q4_k_m")).unwrap(), Target::SafeTensors).unwrap();
+        plan().write(&path("whole"), SHARD_BYTES, &mut |_| Ok(())).unwrap();
+        plan().write(&path("parts"), 3_000_000, &mut |_| Ok(())).unwrap();
+        assert!(path("parts/model-00003-of-00006.safetensors").is_file(), "{:?}", files(&path("parts")).keys());
+        let [a, b] = ["whole", "parts"].map(|name| file::open(&path(name)).unwrap());
+        assert!(a.tensors.iter().map(|(n, t)| (n, &t.bytes[..])).eq(b.tensors.iter().map(|(n, t)| (n, &t.bytes[..]))));
+        assert_eq!(a.tensors.len(), plan().tensors.len());
+        // A part that fails takes the others with it.
+        let stop = |done| if done < 4_000_000 { Ok(()) } else { Err(Error::new(Kind::Interrupted, "stop")) };
+        assert!(plan().write(&path("half"), 3_000_000, &mut { stop }).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_huggingface_cannot_say_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = |key: &str, value: Value| {
+            let mut file = file::open(&fixture("q8_0")).unwrap();
+            file.metadata.entries.insert(key.into(), value);
+            Plan::new(file, Target::SafeTensors).err().map(|e| (e.kind, e.at))
+        };
+        for (key, value) in [
+            ("qwen2.attention.clamp_kqv", Value::Float(8.0)),
+            ("qwen2.rope.dimension_count", Value::Unsigned(32)),
+            ("tokenizer.ggml.precompiled_charsmap", Value::Array(Vec::new())),
+        ] {
+            assert_eq!(refused(key, value), Some((Kind::Unsupported, Some(Place::Key(key.into())))));
+        }
+        for key in ["general.author", "quantize.imatrix.file", "tokenizer.ggml.fim_pre_token_id"] {
+            assert_eq!(refused(key, Value::Unsigned(1)), None, "{key}");
+        }
+        let mut stray = file::open(&fixture("q8_0")).unwrap();
+        let tensor = stray.tensors["output_norm.weight"].clone();
+        stray.tensors.insert("stray".into(), tensor);
+        let e = Plan::new(stray, Target::SafeTensors).err().unwrap();
+        assert_eq!(e.at, Some(Place::Tensor("stray".into())));
+        let e = convert(
+            &fixture("q8_0"),
+            &dir.path().join("m.safetensors"),
+            Target::SafeTensors,
+            false,
+            &mut |_, _| Ok(()),
+        );
+        assert_eq!(e.unwrap_err().kind, Kind::Usage);
+    }
+
+    #[test]
+    fn targets_are_told_by_their_names() {
+        let of = |name: &str| Target::of(Path::new(name));
+        assert_eq!(
+            [of("a.gguf"), of("a.APR"), of("a/b/")],
+            [Some(Target::Gguf), Some(Target::Apr), Some(Target::SafeTensors)]
+        );
+        assert_eq!([of("a"), of("a.bin"), of("Qwen2.5-0.5B")], [None; 3]);
+        assert_eq!(of(env!("CARGO_MANIFEST_DIR")), Some(Target::SafeTensors));
+    }
+
     #[test]
     fn a_file_that_is_there_is_not_replaced_and_a_stop_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();

@@ -17,9 +17,29 @@ use crate::model::Model;
 use crate::rope;
 use crate::text::{Tokenizer, exchange};
 
+/// Keys, after the architecture or as they are, whose values llama.cpp wants as F32 and JSON has as decimals of any kind.
+const SINGLES: &[&str] = &[
+    "attention.layer_norm_rms_epsilon",
+    "rope.freq_base",
+    "rope.scaling.factor",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "general.sampling.temp",
+    "general.sampling.top_p",
+    "general.sampling.min_p",
+    "general.sampling.penalty_repeat",
+];
+
 /// For llama.cpp: RoPE's llama3 scaling is a tensor there, the pre-tokeniser has a name, and every row a token.
 pub fn for_gguf(metadata: &mut Metadata, model: &Model) -> Result<Option<(String, Tensor)>> {
     exchange::for_gguf(metadata, model.hyper.vocab)?;
+    for key in SINGLES.iter().flat_map(|key| [key.to_string(), format!("{}.{key}", model.arch.name)]) {
+        if let Some(number) = metadata.float(&key)? {
+            metadata.entries.insert(key, Value::Float(f64::from(number as f32)));
+        }
+    }
     let key = |suffix: &str| format!("{}.rope.scaling.{suffix}", model.arch.name);
     if metadata.string(&key("type"))? != Some("llama3") {
         return Ok(None);

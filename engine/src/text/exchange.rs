@@ -178,3 +178,106 @@ fn scores_of_merges(metadata: &Metadata) -> Result<Vec<Value>> {
     }
     Ok(scores)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::Tokenizer;
+    use super::super::testing::{METADATA, pieces as vocabulary, small, with};
+    use super::*;
+
+    fn text(s: &str) -> Value {
+        Value::String(s.into())
+    }
+
+    /// Every name, spelled out and named again: the words are the same, and so is the rest of the row.
+    #[test]
+    fn names_of_cuts_come_back() {
+        for row in pretokenizer::ALL {
+            for name in row.names {
+                let mut metadata = with(small(&[]), "pre", text(name));
+                for_huggingface(&mut metadata).unwrap();
+                assert!(metadata.get(PRE).is_none() && metadata.get(WORDS).is_some());
+                let spelled = bpe::pre(&metadata).unwrap();
+                for_gguf(&mut metadata, 0).unwrap();
+                assert!(metadata.get(WORDS).is_none() && metadata.get(NFC).is_none());
+                let named = bpe::pre(&metadata).unwrap();
+                for pre in [spelled, named] {
+                    assert_eq!((pre.words, pre.nfc, pre.whole_words), (row.words, row.nfc, row.whole_words), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_name_says_stays_beside_it_or_is_refused() {
+        let mut metadata = small(&[]);
+        for_huggingface(&mut metadata).unwrap();
+        let mut composed = metadata.clone();
+        composed.entries.insert(WHOLE_WORDS.into(), Value::Bool(true));
+        assert_eq!(for_gguf(&mut composed, 0).unwrap_err().at, Some(Place::Key(WHOLE_WORDS.into())));
+        // Llama 3's words, composed.
+        metadata.entries.remove(WORDS);
+        let mut metadata = with(metadata, "pre", text("llama-bpe"));
+        for_huggingface(&mut metadata).unwrap();
+        metadata.entries.insert(NFC.into(), Value::Bool(true));
+        for_gguf(&mut metadata, 0).unwrap();
+        assert_eq!(metadata.string(PRE).unwrap(), Some("llama-bpe"));
+        assert!(bpe::pre(&metadata).unwrap().nfc);
+    }
+
+    #[test]
+    fn every_row_gets_a_token() {
+        let mut metadata = small(&[("", 5), ("x!", 1)]);
+        for_gguf(&mut metadata, 260).unwrap();
+        let tokens = metadata.array(TOKENS).unwrap().unwrap();
+        assert_eq!(tokens[256..], ["[PAD256]", "x!", "[PAD258]", "[PAD259]"].map(text));
+        assert_eq!(metadata.array(TYPES).unwrap().unwrap()[258..], [UNUSED, UNUSED]);
+        let mut whole = METADATA.clone();
+        for_gguf(&mut whole, 4096).unwrap();
+        assert_eq!(whole.entries, METADATA.entries);
+    }
+
+    #[test]
+    fn what_merges_or_scores_cannot_say_is_refused() {
+        let tied = vocabulary(&[("a", 1, 0.0), ("b", 1, 0.0), ("ab", 1, -1.0), ("ba", 1, -1.0)]);
+        let e = for_huggingface(&mut tied.clone()).unwrap_err();
+        assert!(e.what.contains("'ab' and 'ba'") && e.kind == Kind::Unsupported, "{e}");
+        let fewer = with(tied, "remove_extra_whitespaces", Value::Bool(true));
+        assert!(for_huggingface(&mut fewer.clone()).unwrap_err().to_string().contains("remove_extra_whitespaces"));
+        let mut unmade = vocabulary(&[("a", 1, 0.0), ("b", 1, 0.0), ("ab", 1, -1.0)]);
+        for_huggingface(&mut unmade).unwrap();
+        unmade.entries.insert(MERGES.into(), Value::Array(Vec::new()));
+        assert!(for_gguf(&mut unmade, 0).unwrap_err().what.contains("no merge makes 'ab'"));
+        let other = with(small(&[]), "model", text("bert"));
+        assert_eq!(for_huggingface(&mut other.clone()).unwrap_err().kind, Kind::Unsupported);
+    }
+
+    proptest! {
+        /// Scores, the merges they mean, and the scores these mean: the same ids.
+        #[test]
+        fn scores_and_merges_say_the_same(
+            words in prop::collection::btree_set("[ab\u{2581}]{2,4}", 0..12), seed in 0usize..64, space in any::<bool>(),
+            texts in prop::collection::vec("[ab c]{0,24}", 8),
+        ) {
+            let words: Vec<String> = words.into_iter().collect();
+            let score = |i: usize| -(((i * 7 + seed) % 61) as f64) - i as f64 / 64.0;
+            let mut extra = vec![("\u{2581}", 1, -99.0), ("a", 1, -98.0), ("b", 1, -97.0)];
+            extra.extend(words.iter().enumerate().map(|(i, w)| (w.as_str(), 1, score(i))));
+            let scored = with(vocabulary(&extra), "add_space_prefix", Value::Bool(space));
+            let mut merged = scored.clone();
+            for_huggingface(&mut merged).unwrap();
+            let mut again = merged.clone();
+            for_gguf(&mut again, 300).unwrap();
+            // As llama.cpp reads it.
+            [MERGES, PREFIX].iter().for_each(|key| drop(again.entries.remove(*key)));
+            let [a, b, c] = [&scored, &merged, &again].map(|m| Tokenizer::from_metadata(m).unwrap());
+            for text in &texts {
+                let want = a.encode_raw(text).unwrap();
+                prop_assert_eq!(&b.encode_raw(text).unwrap(), &want, "merges, {:?}", text);
+                prop_assert_eq!(&c.encode_raw(text).unwrap(), &want, "scores, {:?}", text);
+            }
+        }
+    }
+}

@@ -663,6 +663,20 @@ pub fn f_apr_075(s: &Subject) -> Attempt {
             t.equal(&format!("{bundle}: the stored bytes are the same"), &(read(&path)? == read(&back)?), &true)?;
         }
     }
+    // By a folder in HuggingFace's layout what is no quantised format comes back byte for byte.
+    for bundle in ["apr-qwen2-f32", "apr-qwen2-f16", "apr-qwen2-bf16"] {
+        let path = s.forged(bundle)?;
+        let folder = s.scratch()?;
+        let (there, back) = (folder.join("there"), folder.join("back.apr"));
+        for (from, to) in [(&path, &there), (&there, &back)] {
+            let to_folder = [to.as_os_str(), "--to".as_ref(), "safetensors".as_ref()];
+            let flags = if *to == there { &to_folder[..] } else { &to_folder[..1] };
+            let out = s.apr(["convert"]).args([from.as_os_str()]).args(flags).judged()?;
+            t.hold(out.code() == Some(0), || out.refute("it converts", out.err(), "exit code 0"))?;
+        }
+        let (first, last) = (opened(bundle, &path)?, opened("the way back by a folder", &back)?);
+        same_tensors(&mut t, &format!("{bundle} by a folder"), &first.tensors, &last.tensors)?;
+    }
     for name in ["qwen2-q8_0", "qwen2-q4_0", "qwen2-q5_0", "llama-q4_k", "qwen2-yarn-f16", "llama-llama3-f32"] {
         let path = s.forged(name)?;
         let (_, back) = there_and_back(&mut t, s, &path, "apr")?;
