@@ -416,7 +416,7 @@ mod tests {
         let plan = || Plan::new(file::open(&fixture("q4_k_m")).unwrap(), Target::SafeTensors).unwrap();
         plan().write(&path("whole"), SHARD_BYTES, &mut |_| Ok(())).unwrap();
         plan().write(&path("parts"), 3_000_000, &mut |_| Ok(())).unwrap();
-        assert!(path("parts/model-00003-of-00006.safetensors").is_file(), "{:?}", files(&path("parts")).keys());
+        assert!(path("parts/model.safetensors.index.json").is_file() && files(&path("parts")).len() > 4 + 1 + 2);
         let [a, b] = ["whole", "parts"].map(|name| file::open(&path(name)).unwrap());
         assert!(a.tensors.iter().map(|(n, t)| (n, &t.bytes[..])).eq(b.tensors.iter().map(|(n, t)| (n, &t.bytes[..]))));
         assert_eq!(a.tensors.len(), plan().tensors.len());
