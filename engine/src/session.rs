@@ -45,7 +45,7 @@ pub struct Loaded {
     /// What it means; also reached by way of `Deref`.
     pub understood: Arc<Understood>,
     /// What runs.
-    pub(crate) runner: Box<dyn Runner>,
+    pub runner: Box<dyn Runner>,
 }
 
 impl Deref for Loaded {

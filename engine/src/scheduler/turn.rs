@@ -95,7 +95,8 @@ impl Scheduler {
             return refuse(format!("a queue of {}; at most {} may wait", plan.queue_max, limits::QUEUE_MAX));
         }
         loaded.runner.reserve_blocks(1)?;
-        let block_bytes = loaded.runner.counters().kv_bytes.max(1);
+        let counters = loaded.runner.counters();
+        let block_bytes = (counters.kv_bytes / counters.kv_blocks.max(1)).max(1);
         let whole = loaded.context.div_ceil(KV_BLOCK);
         let blocks = match plan.kv_bytes {
             Some(bytes) => usize::try_from(bytes / block_bytes).unwrap_or(usize::MAX),
@@ -132,9 +133,10 @@ impl Scheduler {
         Ok((scheduler, handle))
     }
 
-    /// Gives the model back.
-    pub fn into_loaded(self) -> Loaded {
-        self.loaded
+    /// What must hold between turns, or what does not: no block is lost, none is promised twice.
+    pub fn audit(&self) -> std::result::Result<(), &'static str> {
+        let tables: Vec<&[u32]> = self.running.iter().map(|s| &s.table[..]).collect();
+        self.blocks.audit(&tables, self.running.iter().map(|s| s.untaken).sum())
     }
 
     /// One round: who is gone goes, who fits comes, one step runs. False when there was nothing to run.
