@@ -154,9 +154,9 @@ impl Blocks {
         self.held + self.promised
     }
 
-    /// Takes one of the promised blocks. `grow` makes storage for so many blocks if it can. `source` is to be copied
-    /// from afterwards: it is given up last, and then it is the answer itself.
-    pub fn take(&mut self, source: Option<u32>, grow: &mut dyn FnMut(usize) -> bool) -> u32 {
+    /// Takes one of the promised blocks, what it was kept for forgotten and what it holds still there. `grow` makes
+    /// storage for so many blocks if it can.
+    pub fn take(&mut self, grow: &mut dyn FnMut(usize) -> bool) -> u32 {
         self.promised -= 1;
         let block = if let Some(block) = self.free.pop() {
             block
@@ -164,8 +164,12 @@ impl Blocks {
             self.of.push(Block::default());
             (self.of.len() - 1) as u32
         } else {
-            let oldest = self.idle.values().copied().find(|b| Some(*b) != source).or(source);
-            let block = oldest.expect("invariant: a promised block is free, can be made, or is idle");
+            let block = self
+                .idle
+                .values()
+                .copied()
+                .next()
+                .expect("invariant: a promised block is free, can be made, or is idle");
             self.evict(block);
             block
         };

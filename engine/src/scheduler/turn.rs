@@ -255,9 +255,10 @@ impl Scheduler {
         let kept = (table.len(), found.identity);
         if let Some((source, _)) = found.tail {
             let runner = &mut self.loaded.runner;
-            let block = self.blocks.take(Some(source), &mut |n| runner.reserve_blocks(n).is_ok());
+            let block = self.blocks.take(&mut |n| runner.reserve_blocks(n).is_ok());
             untaken -= 1;
             table.push(block);
+            // Where memory is short the block that was taken is the source itself.
             if let Err(e) = runner.copy_blocks(&[(source, block)]) {
                 return Err(Box::new((job, table, untaken, e.into())));
             }
@@ -347,7 +348,7 @@ impl Scheduler {
         for (sequence, (s, part)) in self.running.iter_mut().zip(parts).enumerate() {
             while s.table.len() * KV_BLOCK < s.fed + part.rows {
                 let runner = &mut self.loaded.runner;
-                s.table.push(self.blocks.take(None, &mut |n| runner.reserve_blocks(n).is_ok()));
+                s.table.push(self.blocks.take(&mut |n| runner.reserve_blocks(n).is_ok()));
                 s.untaken -= 1;
             }
             let want = |at: usize| if at + 1 == s.tokens.len() { s.want() } else { Want::Nothing };
@@ -425,7 +426,7 @@ impl Scheduler {
     /// A running request leaves; what it computed stays as long as nobody needs the room.
     fn end(&mut self, index: usize, how: End, now: Duration) {
         let mut s = self.running.remove(index);
-        if s.cache && !matches!(how, End::Failed(_)) {
+        if s.cache {
             let (n, identity) = s.kept;
             if let Some(&block) = s.table.get(n) {
                 self.blocks.keep_tail(block, identity, &s.tokens[n * KV_BLOCK..s.fed]);

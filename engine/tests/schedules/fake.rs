@@ -81,15 +81,25 @@ impl FakeRunner {
         if self.fault == Fault::Companions {
             h = mix(h, companions as u64);
         }
-        let mut logits = vec![0f32; self.vocab];
+        // Eight words above nothing: what `RowOutput::fill` gives, without a look at the whole vocabulary.
+        let mut words: Vec<(u32, f32)> = Vec::new();
         for n in 0..8 {
             let id = match mix(h, n) % 200 {
-                0 => self.world.end.load(Ordering::Relaxed) as usize,
-                _ => (mix(h, 100 + n) % u64::from(WORDS)) as usize,
+                0 => self.world.end.load(Ordering::Relaxed) as u32,
+                _ => (mix(h, 100 + n) % u64::from(WORDS)) as u32,
             };
-            logits[id] += 1.0 + (mix(h, 200 + n) % 1000) as f32 / 200.0;
+            if words.iter().all(|w| w.0 != id) {
+                words.push((id, 1.0 + (mix(h, 200 + n) % 1000) as f32 / 200.0));
+            }
         }
-        out.fill(&logits, row.want);
+        words.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        (out.argmax, out.max) = words[0];
+        let rest = (self.vocab - words.len()) as f32;
+        out.log_sum_exp = (words.iter().map(|w| w.1.exp()).sum::<f32>() + rest).ln();
+        if row.want == Want::Logits {
+            out.values.resize(self.vocab, 0.0);
+            words.iter().for_each(|w| out.values[w.0 as usize] = w.1);
+        }
         // A prompt that the weights cannot take.
         out.finite = mix(self.slot(table, 0), 77) % 50 != 0;
     }
