@@ -88,6 +88,7 @@ pub mod sabotage;
 pub mod screen;
 pub mod skills;
 pub mod snippet;
+pub mod sources;
 pub mod stamp;
 pub mod subject;
 pub mod suite;

@@ -113,6 +113,7 @@ struct BytePairs {
     alphabet: [char; 256],
 }
 
+//= F-INT-294
 fn build(
     metadata: &Metadata,
     vocabulary: &Vocabulary,
