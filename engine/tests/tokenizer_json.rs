@@ -223,7 +223,8 @@ fn cut_by(parts: Json) -> Json {
 
 #[test]
 fn digits_and_punctuation_are_theirs() {
-    let bytes = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": regex});
+    let bytes =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let split = |e: &str| json!({"type": "Split", "pattern": {"Regex": e}, "behavior": "Isolated", "invert": false});
     let files = [
         // SmolLM, StarCoder.
