@@ -217,7 +217,7 @@ pub fn convert(
             quoted(&output.to_string_lossy())
         );
         return Err(Error::new(Kind::Usage, what)
-            .hint("readers need config.json and tokenizer.json beside the weights; leave out the extension"));
+            .hint("readers need config.json and tokenizer.json beside the weights; end the name in / instead"));
     }
     let file = file::open(input)?;
     let origins = file.origins.clone();
