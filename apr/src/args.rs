@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
-use engine::api::{TraceConfig, TraceFormat, TraceStep};
+use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
 
 /// Run language models you can trust.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ pub struct Args {
 pub enum Command {
     /// Answer one prompt
     Run(Box<RunArgs>),
+    /// Verify a model in ten stages, from its tokenizer to its answers
+    Check(CheckArgs),
     /// Run again what a trace recorded, and name the first event that differs
     Replay(ReplayArgs),
 }
@@ -133,6 +135,38 @@ pub struct ReplayArgs {
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+/// Flags of `apr check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Model file
+    pub model: PathBuf,
+    /// On every backend of this build, not only on the one that `run` uses
+    #[arg(long)]
+    pub all_backends: bool,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Run on the GPU or fail
+    #[arg(long, conflicts_with = "no_gpu")]
+    pub gpu: bool,
+    /// Run on the CPU
+    #[arg(long)]
+    pub no_gpu: bool,
+    /// One JSON object instead of the table, on failure too
+    #[arg(long)]
+    pub json: bool,
+    /// What every stage measured
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+impl CheckArgs {
+    /// For the engine.
+    pub fn options(&self) -> CheckOptions {
+        CheckOptions { threads: self.threads, gpu: self.gpu, all_backends: self.all_backends }
+    }
 }
 
 /// Whether JSON was asked for, for errors that come before or instead of parsed flags.

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use compute::Interest;
 use compute::cpu::Cpu;
 use compute::cpu::isa::Isa;
+use compute::plain::Plain;
+use compute::{Backend, Interest};
 
+pub use crate::check::CheckResult;
 use crate::error::{Error, Kind, Place, Result};
 use crate::file;
 use crate::knobs;
@@ -147,13 +149,6 @@ pub struct ServeConfig {
     pub port: u16,
     /// Use the GPU.
     pub gpu: bool,
-}
-
-/// What the ten-stage verification found.
-#[derive(Clone, Debug, Default)]
-pub struct CheckResult {
-    /// Name and outcome of each stage, in order.
-    pub stages: Vec<(String, std::result::Result<String, String>)>,
 }
 
 /// What the structs of the specification leave open.
@@ -397,9 +392,36 @@ pub async fn run_serve(_config: ServeConfig) -> Result<()> {
     Err(not_built("serve"))
 }
 
-/// Run 10-stage pipeline verification. Not built yet: says so.
-pub fn check_model(_path: &Path) -> Result<CheckResult> {
-    Err(not_built("check"))
+/// Run 10-stage pipeline verification, on the backend that [`run`] would use.
+pub fn check_model(path: &Path) -> Result<CheckResult> {
+    check_on(path, &backend(None)?, None)
+}
+
+/// Which backends [`check`] measures on.
+#[derive(Clone, Debug, Default)]
+pub struct CheckOptions {
+    /// Worker threads; all cores if none.
+    pub threads: Option<usize>,
+    /// On the GPU or not at all.
+    pub gpu: bool,
+    /// On every backend of this build, the oracle too.
+    pub all_backends: bool,
+}
+
+/// Ten stages on the backend that [`run`] would use with these options, or on all of them.
+pub fn check(path: &Path, options: &CheckOptions) -> Result<Vec<CheckResult>> {
+    if options.gpu {
+        return Err(no_gpu());
+    }
+    let cpu = backend(options.threads)?; //= F-CHECK-230
+    let backends: &[&dyn Backend] = if options.all_backends { &[&cpu, &Plain] } else { &[&cpu] };
+    backends.iter().map(|backend| check_on(path, *backend, None)).collect()
+}
+
+/// The same on a backend of the caller's choice.
+pub fn check_on(path: &Path, backend: &dyn Backend, context: Option<usize>) -> Result<CheckResult> {
+    let mut loaded = Loaded::open_rewritten(path, backend, context, &Interest::Everything, |_| {})?;
+    crate::check::check(&mut loaded)
 }
 
 fn not_built(what: &str) -> Error {

@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod arch;
+pub mod check;
 pub mod error;
 pub mod file;
 pub mod guard;

@@ -101,6 +101,19 @@ impl Loaded {
         self.runner.counters()
     }
 
+    /// Runs tokens from position 0 for all their logits, under a tap that may look at the model while it watches. Numbers
+    /// that are not finite are no error here: finding them is what this is for.
+    pub fn run_watched<'m, T: Tap>(&'m mut self, ids: &[u32], tap: impl FnOnce(&'m Model) -> T) -> Result<(T, Output)> {
+        self.model.unchanged()?;
+        let table: Vec<u32> = (0..ids.len().div_ceil(KV_BLOCK) as u32).collect();
+        self.runner.reserve_blocks(table.len())?;
+        let row = |(i, &token): (usize, &u32)| Row { sequence: 0, position: i as u32, token, want: Want::Logits };
+        let rows: Vec<Row> = ids.iter().enumerate().map(row).collect();
+        let (mut tap, mut output) = (tap(&self.model), Output::default());
+        self.runner.step(&Batch { rows: &rows, tables: &[&table] }, &mut output, &mut tap)?;
+        Ok((tap, output))
+    }
+
     /// Token ids of a prompt: through the chat template, or raw.
     pub fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<Vec<u32>> {
         let raw_works =

@@ -4,6 +4,7 @@
 //! Colour is for people: `anstream` decides for each stream (a terminal, `NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and this
 //! file asks it. With `--json`, standard output is one object whatever happens.
 
+pub mod check;
 mod spinner;
 
 use std::io::{IsTerminal, Write};

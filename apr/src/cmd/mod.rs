@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod check;
 mod replay;
 mod run;
 
@@ -12,6 +13,7 @@ use engine::Result;
 pub fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Run(args) => run::execute(&args),
+        Command::Check(args) => check::execute(&args),
         Command::Replay(args) => replay::execute(&args),
     }
 }
