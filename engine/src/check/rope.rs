@@ -51,7 +51,7 @@ pub fn layer(layer: &Layer<'_>, model: &Model, notes: &mut Notes) {
         let mut expected = x.to_vec();
         for (position, row) in expected.chunks_exact_mut(width).enumerate() {
             row.chunks_exact_mut(model.hyper.head_dim)
-                .for_each(|head| turn(head, position as u32, model.arch.rope_layout, &model.hyper.rope));
+                .for_each(|head| turn(head, position as u32, model.layout.rope, &model.hyper.rope));
         }
         let off = apart(turned, &expected);
         notes.hold(POSITION, off < FORMULA_APART, || {
