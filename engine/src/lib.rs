@@ -34,6 +34,7 @@ pub mod session;
 pub mod term;
 pub mod text;
 pub mod trace;
+pub mod twin;
 
 pub use api::{
     ChatConfig, CheckResult, InferenceConfig, InferenceResult, Options, Outcome, ServeConfig, Silent, TraceConfig,

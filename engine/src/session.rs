@@ -409,12 +409,17 @@ impl<'m> Session<'m> {
         observer.event(Event::Prefilled { tokens: prompt.len() })?;
         answer.prefill_ms = start.elapsed().as_secs_f64() * 1e3;
         let decode = Instant::now();
+        let mut watch = guard::Watch::default();
         answer.finish = loop {
             if cancel.load(Ordering::Relaxed) {
                 break Finish::Cancelled;
             }
             let id = self.choose(&mut sampler)?;
             observer.event(Event::Chosen(id))?;
+            let position = self.tokens.len();
+            if let Some(warning) = watch.token(id, self.last_row(), position) {
+                observer.event(Event::Warning(&warning))?;
+            }
             //= F-PIPE-168
             //= F-PIPE-189
             //= F-MATH-153

@@ -14,8 +14,10 @@ pub fn execute(args: &CheckArgs) -> Result<ExitCode> {
     let _cancel = interrupt::watch()?;
     let model = source::resolve(&args.model)?;
     let results = api::check(&model, &args.options())?;
-    term::check::show(&results, args.json, args.verbose)?;
-    Ok(match results.iter().all(|r| r.all_passed()) {
+    let deep = if args.deep { Some(api::beside_the_oracle(&model, args.threads)?) } else { None };
+    term::check::show(&results, deep.as_ref(), args.json, args.verbose)?;
+    let parted = deep.is_some_and(|d| d.parted.is_some());
+    Ok(match !parted && results.iter().all(|r| r.all_passed()) {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(Kind::Inference.exit_code()),
     })

@@ -2,6 +2,7 @@
 
 mod check;
 mod convert;
+mod diff;
 mod replay;
 mod run;
 
@@ -16,6 +17,7 @@ pub fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Run(args) => run::execute(&args),
         Command::Check(args) => check::execute(&args),
+        Command::Diff(args) => diff::execute(&args),
         Command::Replay(args) => replay::execute(&args),
         Command::Convert(args) => convert::execute(&args),
     }

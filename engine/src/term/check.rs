@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::check::{CheckResult, Finding, STAGES, Verdict};
 use crate::error::{Result, printable};
 use crate::limits::MESSAGE_CHARS_MAX;
+use crate::twin::Comparison;
 
 /// Titles of the columns and their widths, blanks at both ends included.
 const COLUMNS: [(&str, usize); 5] = [(" #", 5), ("Component", 21), ("Softmax?", 10), ("ELI5", 24), ("Done", 6)];
@@ -107,7 +108,7 @@ pub fn object(result: &CheckResult) -> Value {
 }
 
 /// Prints the results of `apr check`, one for each backend.
-pub fn show(results: &[CheckResult], json: bool, verbose: bool) -> Result<()> {
+pub fn show(results: &[CheckResult], deep: Option<&Comparison>, json: bool, verbose: bool) -> Result<()> {
     super::clear();
     if json {
         let all = results.iter().all(CheckResult::all_passed);
@@ -117,6 +118,9 @@ pub fn show(results: &[CheckResult], json: bool, verbose: bool) -> Result<()> {
         if results.len() > 1 {
             whole["backends"] = list.into();
         }
+        if let Some(deep) = deep {
+            whole["deep"] = super::twin::object(deep);
+        }
         return super::tell(&whole);
     }
     for result in results {
@@ -124,6 +128,14 @@ pub fn show(results: &[CheckResult], json: bool, verbose: bool) -> Result<()> {
             super::write_out(&format!("Backend: {}\n", result.backend))?;
         }
         super::write_out(&table(result, verbose))?;
+    }
+    if let Some(deep) = deep {
+        super::write_out(&format!(
+            "{} beside {}: {}",
+            deep.backends.0,
+            deep.backends.1,
+            super::twin::text(deep, verbose)
+        ))?;
     }
     Ok(())
 }
