@@ -14,7 +14,7 @@ use crate::verdict::{Halt, instrument};
 
 /// The ten stages in this process. Every operation is shown to the check.
 pub fn examine(s: &Subject, path: &Path) -> Result<CheckResult, Halt> {
-    let mut model = lab::open(s, path, Setup { watched: true, ..Setup::default() })?;
+    let mut model = lab::open(s, path, Setup { watched: true, threads: 1, ..Setup::default() })?;
     lab::running("a model that opens is checked", engine::check::check(&mut model))
 }
 

@@ -11,7 +11,7 @@ pub static TABLE: &[(&str, &str)] = &[
     ("FALSIFY_GOLDEN", "folder of oracle output (default: golden/)"),
     ("FALSIFY_MODELS", "folder of real weights on which the same rows run too (default: none)"),
     ("FALSIFY_OUT", "where cargo test writes its report (default: target/falsify)"),
-    ("FALSIFY_DAMAGES", "damaged models of each kind that F-CRIT-005 tries (default: 3)"),
+    ("FALSIFY_DAMAGES", "damaged models of each kind that F-CRIT-005 tries (default: 2)"),
     ("FALSIFY_GATE", "1: exit 1 also when the release gate is not met"),
 ];
 

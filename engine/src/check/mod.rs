@@ -188,10 +188,14 @@ pub fn check(loaded: &mut Loaded) -> Result<CheckResult> {
     embedding::rows(loaded, &mut notes);
     rope::angles(&loaded.model, &mut notes);
     let ran = inspect::run(loaded, &mut notes).and_then(|()| {
-        let known = decode::check(loaded, &mut notes).and_then(|()| language::ask(loaded))?;
-        match learned {
-            true => known.judge(&mut notes),
-            false => untold = Some("its weights look drawn at random: it has learned no language to be asked about"),
+        decode::check(loaded, &mut notes)?;
+        // What a broken model says means nothing, and what an untrained one says neither.
+        if notes.failed() {
+            untold = Some("a stage failed: what the model says means nothing");
+        } else if !learned {
+            untold = Some("its weights look drawn at random: it has learned no language to be asked about");
+        } else {
+            language::ask(loaded)?.judge(&mut notes);
         }
         Ok(())
     });

@@ -14,7 +14,7 @@ pub static CHECKS: &[(&str, Check)] =
     &[("F-CRIT-005", f_crit_005), ("F-CRIT-301", f_crit_301), ("F-CRIT-302", f_crit_302)];
 
 /// Damages of each kind. All rows together may take minutes, not hours; `FALSIFY_DAMAGES` asks for more.
-const EACH: u64 = 3;
+const EACH: u64 = 2;
 
 /// What a sound model answers in words that cannot be guessed.
 const ASKED: &[&str] = &[
@@ -32,8 +32,15 @@ fn f_crit_005(s: &Subject) -> Attempt {
     let mut t = Tally::new(format!("apr check and apr run on {each} damages of each of {} kinds", KINDS.len()));
     let answers = |path: &Path| -> Result<Vec<String>, Halt> {
         let ask = |prompt: &&str| {
-            let run =
-                s.apr(["run"]).args([path.as_os_str()]).args([*prompt, "--temperature", "0", "--max-tokens", "48"]);
+            let run = s.apr(["run"]).args([path.as_os_str()]).args([
+                *prompt,
+                "--temperature",
+                "0",
+                "--max-tokens",
+                "48",
+                "--threads",
+                "1",
+            ]);
             Ok(run.judged()?.out())
         };
         ASKED.iter().map(ask).collect()
@@ -46,7 +53,7 @@ fn f_crit_005(s: &Subject) -> Attempt {
         for seed in 0..each {
             let file = copy(s, &models[seed as usize % 2])?;
             corrupt(kind, seed, &file).map_err(instrument)?;
-            let out = checked(s, &file, &["--json"])?;
+            let out = checked(s, &file, &["--json", "--threads", "1"])?;
             tried += 1;
             // A damage that the engine refuses to load is found too.
             if out.code() != Some(0) {
@@ -82,7 +89,7 @@ fn sound_ones(s: &Subject, t: &mut Tally) -> Result<(), Halt> {
         models.push((s.forged(name)?, 9));
     }
     for (path, passed) in &models {
-        let (out, object) = told(s, path, &[])?;
+        let (out, object) = told(s, path, &["--threads", "1"])?;
         let verdicts = verdicts(&object);
         let held = object["passed"] == *passed && !verdicts.iter().any(|v| v == "failed");
         t.hold(held, || {

@@ -109,12 +109,12 @@ pub static ALL: &[Saboteur] = &[
             }
         })
     }),
-    fixtures("letter-made-control", "the letter e is a control token, which prints nothing", |folder| {
+    fixtures("letter-made-control", "the sign ^ is a control token, which prints nothing", |folder| {
         each(folder, |bytes, layout| {
             let (tokens, types) = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type");
             let (Some(tokens), Some(types)) = (layout.value(tokens), layout.value(types)) else { return };
             let strings = strings_of(bytes, &tokens);
-            if let Some(id) = strings.iter().position(|s| bytes[s.start + 8..s.end] == *b"e") {
+            if let Some(id) = strings.iter().position(|s| bytes[s.start + 8..s.end] == *b"^") {
                 let at = types.start + 12 + 4 * id;
                 bytes[at..at + 4].copy_from_slice(&3u32.to_le_bytes());
             }
