@@ -3,8 +3,8 @@
 //! The limits of all warnings are one table, [`LIMITS`], set so that a sound model raises none of them; each is told once
 //! in an answer.
 
+use compute::Tag;
 use compute::backend::{RowOutput, Tap};
-use compute::{Output, Tag};
 
 use crate::error::{Error, Kind, Result};
 use crate::program::{Stage, untag};
@@ -30,10 +30,10 @@ pub const LIMITS: Limits =
     Limits { loop_tokens: 48, loop_turns: 8, loop_period: 32, window: 8, surprise: 2.4, spike: 3.0 };
 
 /// Refuses non-finite logits. `position` is that of the first row.
-pub fn finite(output: &Output, position: usize) -> Result<()> {
+pub fn finite(rows: &[RowOutput], position: usize) -> Result<()> {
     //= F-MATH-162
     //= F-MATH-163
-    match output.rows.iter().position(|r| !r.finite) {
+    match rows.iter().position(|r| !r.finite) {
         None => Ok(()),
         Some(r) => Err(Error::new(
             Kind::Inference,

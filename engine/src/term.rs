@@ -125,6 +125,19 @@ impl Terminal {
         }
     }
 
+    /// An answer is in the making.
+    pub fn waiting(&mut self) {
+        self.wrote = false;
+        if self.level != Level::Quiet {
+            spinner::show("thinking");
+        }
+    }
+
+    /// Closes the last line of an answer, unless it brought its own end.
+    pub fn line_end(&self, text: &str) -> Result<()> {
+        if self.wrote && !text.ends_with('\n') { write_out("\n") } else { Ok(()) }
+    }
+
     /// The answer is complete.
     pub fn done(&mut self, outcome: &Outcome) -> Result<()> {
         let a = &outcome.answer;
@@ -148,8 +161,8 @@ impl Terminal {
                 "warnings": self.warnings,
                 "summary": {"warnings": self.warnings.len(), "errors": 0},
             }))?;
-        } else if self.wrote && !a.text.ends_with('\n') {
-            write_out("\n")?;
+        } else {
+            self.line_end(&a.text)?;
         }
         //= F-UX-040
         if self.level == Level::Verbose {

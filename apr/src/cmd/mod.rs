@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod chat;
 mod check;
 mod convert;
 mod diff;
@@ -18,6 +19,7 @@ pub fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Run(args) => run::execute(&args),
         Command::Check(args) => check::execute(&args),
         Command::Diff(args) => diff::execute(&args),
+        Command::Chat(args) => chat::execute(&args),
         Command::Replay(args) => replay::execute(&args),
         Command::Convert(args) => convert::execute(&args),
     }

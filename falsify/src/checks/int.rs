@@ -1,12 +1,16 @@
 //! F-INT: how the parts fit together. Rows about the tree read it as cargo and as a compiler would.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
 use super::Check;
+use crate::ask::{PROMPTS, answered, ask, printed};
+use crate::forge;
+use crate::screen::{Screens, spins};
 use crate::sources::{self, Function};
 use crate::subject::Subject;
 use crate::tidy::{File, Tree};
@@ -16,10 +20,13 @@ use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
 pub static CHECKS: &[(&str, Check)] = &[
     ("F-INT-281", f_int_281),
     ("F-INT-282", f_int_282),
+    ("F-INT-283", f_int_283),
+    ("F-INT-287", f_int_287),
     ("F-INT-292", f_int_292),
     ("F-INT-293", f_int_293),
     ("F-INT-294", f_int_294),
     ("F-INT-295", f_int_295),
+    ("F-INT-296", f_int_296),
     ("F-INT-297", f_int_297),
 ];
 
@@ -106,6 +113,112 @@ pub fn f_int_282(s: &Subject) -> Attempt {
         })?;
     }
     t.number("files outside compute", outside().count() as f64);
+    t.done()
+}
+
+/// presentar-terminal spinner works: it turns on a terminal for as long as nothing else is to be seen.
+pub fn f_int_283(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run on a pseudo-terminal, slowed down by a long prompt and scalar arithmetic");
+    let prompt = "one two three four five six seven eight nine ten ".repeat(15);
+    let run = ask(s, &prompt, &["--max-tokens", "4", "--threads", "1"])?.env("APR_ISA", "scalar");
+    let seen = answered(run.on_terminal())?;
+    let mut frames: Vec<char> = Vec::new();
+    for screen in Screens::replay(&seen.stdout).all {
+        let frame = screen.chars().find(|c| spins(&c.to_string()));
+        frames.extend(frame.filter(|c| frames.last() != Some(c)));
+    }
+    let shown: String = frames.iter().collect();
+    t.hold(frames.len() >= 2, || seen.refute("the spinner turns", &*shown, "two frames or more, one after another"))?;
+    t.number("frames", frames.len() as f64);
+    t.done()
+}
+
+/// Local paths work: as the system says, whatever they are made of.
+pub fn f_int_287(s: &Subject) -> Attempt {
+    let mut t = Tally::new("the fixture by relative, absolute, linked, spaced and non-UTF-8 paths, and as a folder");
+    let model = s.model()?;
+    let folder = s.scratch()?;
+    let said = printed(s, PROMPTS[0], &[])?;
+    let mut paths: Vec<(&str, PathBuf)> = vec![("absolute", model.clone())];
+    let mut copy = |what: &'static str, name: &OsStr| -> Result<(), Halt> {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(&folder)).map_err(instrument)?;
+        std::fs::hard_link(&model, &path).or_else(|_| std::fs::copy(&model, &path).map(drop)).map_err(instrument)?;
+        paths.push((what, path));
+        Ok(())
+    };
+    copy("with blanks and quotes", OsStr::new("a 'model' \"of\" mine.gguf"))?;
+    copy("beginning with a dash", OsStr::new("-m.gguf"))?;
+    copy("without an ending", OsStr::new("модель 模型"))?;
+    copy("with dots in it", OsStr::new("a/../a/./b.gguf"))?;
+    #[cfg(unix)]
+    copy("not UTF-8", std::os::unix::ffi::OsStrExt::from_bytes(b"m\xff\xfe.gguf"))?;
+    #[cfg(unix)]
+    {
+        let (link, second) = (folder.join("link"), folder.join("link of a link"));
+        std::os::unix::fs::symlink(&model, &link).map_err(instrument)?;
+        std::os::unix::fs::symlink("link", &second).map_err(instrument)?;
+        paths.push(("a link of a link", second));
+        std::os::unix::fs::symlink(s.fixtures.join("qwen2-tiny"), folder.join("folder")).map_err(instrument)?;
+    }
+    for (what, path) in &paths {
+        let run = s.apr(["run"]).args([path.as_os_str()]).args([PROMPTS[0], "--temperature", "0"]);
+        let out = answered(run)?;
+        t.hold(out.out() == said, || out.refute(&format!("a path {what}"), out.out(), &*said))?;
+    }
+    // From inside its folder: by name alone, and one that looks like a flag behind `./`.
+    for path in ["link", "./-m.gguf", "a/b.gguf", "./a/../link of a link"] {
+        let run = s.apr(["run", path, PROMPTS[0], "--temperature", "0"]).in_folder(&folder);
+        let out = answered(run)?;
+        t.hold(out.out() == said, || out.refute(&format!("the relative path {path}"), out.out(), &*said))?;
+    }
+    t.done()
+}
+
+/// Version compatibility checked: what a newer program wrote is refused, with its version and the one that is read.
+pub fn f_int_296(s: &Subject) -> Attempt {
+    let mut t =
+        Tally::new("a GGUF file, an .apr file and a trace of later versions, through apr; versions of the crates");
+    let folder = s.scratch()?;
+    let put = |name: &str, from: &Path, change: &dyn Fn(&mut Vec<u8>)| -> Result<PathBuf, Halt> {
+        let mut bytes = std::fs::read(from).map_err(instrument)?;
+        change(&mut bytes);
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).map_err(instrument)?;
+        Ok(path)
+    };
+    let gguf = put("later.gguf", &s.model()?, &|b| b[4..8].copy_from_slice(&4u32.to_le_bytes()))?;
+    let apr = put("later.apr", &s.forged("apr-qwen2-f16")?, &|b| {
+        b[4..6].copy_from_slice(&[3, 0]);
+        forge::apr::sum_header(b);
+        forge::apr::sum_end(b);
+    })?;
+    let recorded = folder.join("trace.json");
+    answered(ask(s, PROMPTS[0], &["--max-tokens", "2"])?.args(["--trace-output"]).args([recorded.as_os_str()]))?;
+    let later = |text: &mut Vec<u8>| {
+        let old = String::from_utf8_lossy(text);
+        *text = old.replacen("\"schema_version\":\"1.0\"", "\"schema_version\":\"2.0\"", 1).into_bytes();
+    };
+    let compact: Value = serde_json::from_slice(&std::fs::read(&recorded).map_err(instrument)?).map_err(instrument)?;
+    std::fs::write(&recorded, compact.to_string()).map_err(instrument)?;
+    let trace = put("later.json", &recorded, &later)?;
+    for (run, theirs, ours) in [
+        (s.apr(["run"]).args([gguf.as_os_str()]).args(["hi"]), "4", "3"),
+        (s.apr(["run"]).args([apr.as_os_str()]).args(["hi"]), "3.0", "2.0"),
+        (s.apr(["replay"]).args([trace.as_os_str()]), "2.0", "1.0"),
+    ] {
+        let out = run.judged()?;
+        t.hold(out.code() == Some(6), || out.refute("it is refused", format!("{:?}", out.code()), "exit code 6"))?;
+        for version in [theirs, ours] {
+            let err = out.err();
+            t.hold(err.contains(version), || out.refute("the message has both versions", &*err, version))?;
+        }
+    }
+    let again = s.apr(["replay"]).args([recorded.as_os_str()]).judged()?;
+    t.hold(again.code() == Some(0), || again.refute("a trace of this version is read", again.err(), "exit code 0"))?;
+    let packages = metadata(s.sources()?)?;
+    let versions: BTreeSet<&str> = packages.iter().filter_map(|p| p["version"].as_str()).collect();
+    t.hold(versions.len() == 1, || Refutation::new("the crates share one version", format!("{versions:?}"), "one"))?;
     t.done()
 }
 
