@@ -180,6 +180,7 @@ impl Notes {
 }
 
 /// Runs the ten stages on a model that was prepared to show every operation.
+//= F-CHECK-211
 pub fn check(loaded: &mut Loaded) -> Result<CheckResult> {
     let mut notes = Notes::default();
     let mut untold = None;
@@ -221,5 +222,9 @@ pub fn check(loaded: &mut Loaded) -> Result<CheckResult> {
         };
         Finding { stage, verdict, measured: measured.join("; ") }
     });
+    // Whatever container the model came in: nothing above knows.
+    //= F-CHECK-226
+    //= F-CHECK-227
+    //= F-CHECK-228
     Ok(CheckResult { format: loaded.model.format.clone(), backend: loaded.backend(), stages: stages.collect() })
 }

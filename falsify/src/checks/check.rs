@@ -21,18 +21,16 @@ use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
 /// The written rows of this prefix.
 pub static CHECKS: &[(&str, Check)] = &[
     ("F-CHECK-211", f_check_211),
-    ("F-CHECK-212", |s| stage(s, 1, &["letter-made-control"], &["letter-made-control"])),
-    ("F-CHECK-213", |s| stage(s, 2, &["embedding-row-zeroed", "embedding-shuffled"], &["embedding-row-zeroed"])),
-    ("F-CHECK-214", |s| stage(s, 3, &["rope-dropped", "rope-theta-10k", "rope-layout-swapped"], &[])),
-    ("F-CHECK-215", |s| stage(s, 4, &["qkv-zeroed"], &[])),
-    ("F-CHECK-216", |s| {
-        stage(s, 5, &["attention-one-hot", "heads-swapped", "mask-non-causal", "attention-unnormalised"], &[])
-    }),
-    ("F-CHECK-217", |s| stage(s, 6, &["ffn-identity"], &[])),
-    ("F-CHECK-218", |s| stage(s, 7, &["norm-unnormalised", "norm-centred"], &[])),
-    ("F-CHECK-219", |s| stage(s, 8, &["logits-short"], &[])),
-    ("F-CHECK-220", |s| stage(s, 9, &["logsumexp-off"], &[])),
-    ("F-CHECK-221", |s| stage(s, 10, &["embedding-rotated", "merges-reversed"], &["embedding-rotated"])),
+    ("F-CHECK-212", f_check_212),
+    ("F-CHECK-213", f_check_213),
+    ("F-CHECK-214", f_check_214),
+    ("F-CHECK-215", f_check_215),
+    ("F-CHECK-216", f_check_216),
+    ("F-CHECK-217", f_check_217),
+    ("F-CHECK-218", f_check_218),
+    ("F-CHECK-219", f_check_219),
+    ("F-CHECK-220", f_check_220),
+    ("F-CHECK-221", f_check_221),
     ("F-CHECK-222", f_check_222),
     ("F-CHECK-223", f_check_223),
     ("F-CHECK-224", f_check_224),
@@ -109,6 +107,56 @@ fn stage(s: &Subject, number: usize, ways: &[&str], files: &[&str]) -> Attempt {
     t.done()
 }
 
+/// Tokenizer: text comes back as it was.
+pub fn f_check_212(s: &Subject) -> Attempt {
+    stage(s, 1, &["letter-made-control"], &["letter-made-control"])
+}
+
+/// Embedding: every word has a vector, and it is the file's.
+pub fn f_check_213(s: &Subject) -> Attempt {
+    stage(s, 2, &["embedding-row-zeroed", "embedding-shuffled"], &["embedding-row-zeroed"])
+}
+
+/// RoPE: the angles are the file's, and heads are turned by them.
+pub fn f_check_214(s: &Subject) -> Attempt {
+    stage(s, 3, &["rope-dropped", "rope-theta-10k", "rope-layout-swapped"], &[])
+}
+
+/// QKV: projections that have not collapsed.
+pub fn f_check_215(s: &Subject) -> Attempt {
+    stage(s, 4, &["qkv-zeroed"], &[])
+}
+
+/// Attention: it looks somewhere, and its output is what the scores say.
+pub fn f_check_216(s: &Subject) -> Attempt {
+    stage(s, 5, &["attention-one-hot", "heads-swapped", "mask-non-causal", "attention-unnormalised"], &[])
+}
+
+/// FFN: it adds something that is not linear.
+pub fn f_check_217(s: &Subject) -> Attempt {
+    stage(s, 6, &["ffn-identity"], &[])
+}
+
+/// LayerNorm: RMS 1 before the weight.
+pub fn f_check_218(s: &Subject) -> Attempt {
+    stage(s, 7, &["norm-unnormalised", "norm-centred"], &[])
+}
+
+/// LM Head: a logit for every row of the vocabulary.
+pub fn f_check_219(s: &Subject) -> Attempt {
+    stage(s, 8, &["logits-short"], &[])
+}
+
+/// Softmax: probabilities sum to 1.
+pub fn f_check_220(s: &Subject) -> Attempt {
+    stage(s, 9, &["logsumexp-off"], &[])
+}
+
+/// Sampler: the same tokens again, and no garbage.
+pub fn f_check_221(s: &Subject) -> Attempt {
+    stage(s, 10, &["embedding-rotated", "merges-reversed"], &["embedding-rotated"])
+}
+
 /// The main fixture with one tensor zeroed.
 fn zeroed(s: &Subject, tensor: &str) -> Result<PathBuf, Halt> {
     let file = copy(s, &s.model()?)?;
@@ -122,7 +170,7 @@ fn zeroed(s: &Subject, tensor: &str) -> Result<PathBuf, Halt> {
 }
 
 /// Runs without crash: on whatever it is given it ends with a verdict or an error, and it answers no prompt.
-fn f_check_211(s: &Subject) -> Attempt {
+pub fn f_check_211(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check on sound, untrained, broken, truncated, foreign and absent models");
     let folder = s.scratch()?;
     let model = s.model()?;
@@ -162,7 +210,7 @@ fn f_check_211(s: &Subject) -> Attempt {
 const PASSED: &str = "10/10 STAGES PASSED";
 
 /// The message: on sound models, and on no other.
-fn f_check_222(s: &Subject) -> Attempt {
+pub fn f_check_222(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check on the fixtures, on broken copies, and on models of random weights");
     for q in ["q8_0", "q4_k_m"] {
         let out = checked(s, &s.fixture(q)?, &[])?;
@@ -192,7 +240,7 @@ fn line_of(out: &Output, number: usize) -> String {
 }
 
 /// A failed stage shows where, what was seen, and what to do.
-fn f_check_223(s: &Subject) -> Attempt {
+pub fn f_check_223(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check on copies of the fixture with one tensor zeroed, and on a rotated embedding");
     for (tensor, number, layer) in [
         ("blk.1.ffn_down.weight", 6, "layer 1"),
@@ -222,7 +270,7 @@ fn f_check_223(s: &Subject) -> Attempt {
 }
 
 /// The explanations stand beside their stages.
-fn f_check_224(s: &Subject) -> Attempt {
+pub fn f_check_224(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check on both fixtures, as text and as JSON, beside section 3.1 of the specification");
     for q in ["q8_0", "q4_k_m"] {
         let out = checked(s, &s.fixture(q)?, &[])?;
@@ -243,7 +291,7 @@ fn f_check_224(s: &Subject) -> Attempt {
 }
 
 /// The table is aligned in terminals of 80 and 120 columns, and has no escapes in a file.
-fn f_check_225(s: &Subject) -> Attempt {
+pub fn f_check_225(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check on a pseudo-terminal, replayed at 80 and 120 columns, and on a pipe");
     for path in [s.model()?, zeroed(s, "blk.1.ffn_down.weight")?, s.forged(UNTRAINED[0])?] {
         let out = s.apr(["check"]).args([path.as_os_str()]).on_terminal().judged()?;
@@ -277,7 +325,8 @@ fn container(t: &mut Tally, s: &Subject, good: &Path, bad: &Path, format: &str) 
     })
 }
 
-fn f_check_226(s: &Subject) -> Attempt {
+/// Works for GGUF models.
+pub fn f_check_226(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check on the fixtures as GGUF, sound and with permuted embeddings");
     let b = broken(s, "embedding-rotated")?;
     container(&mut t, s, &s.model()?, &b.model()?, "GGUF")?;
@@ -285,7 +334,8 @@ fn f_check_226(s: &Subject) -> Attempt {
     t.done()
 }
 
-fn f_check_227(s: &Subject) -> Attempt {
+/// Works for APR models.
+pub fn f_check_227(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check on the fixture converted to .apr, and on its broken copy converted");
     let folder = s.scratch()?;
     let bundle = |from: &Path, name: &str| -> Result<PathBuf, Halt> {
@@ -299,7 +349,8 @@ fn f_check_227(s: &Subject) -> Attempt {
     t.done()
 }
 
-fn f_check_228(s: &Subject) -> Attempt {
+/// Works for SafeTensors models.
+pub fn f_check_228(s: &Subject) -> Attempt {
     let mut t =
         Tally::new("apr check on the folder in which the fixture was saved, and on a copy with a rotated embedding");
     let sound = s.fixtures.join("qwen2-tiny");
@@ -330,7 +381,7 @@ fn rotate(bytes: &mut [u8]) -> Option<()> {
 }
 
 /// The CPU is checked, and named.
-fn f_check_230(s: &Subject) -> Attempt {
+pub fn f_check_230(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check with --no-gpu, with --threads, and on all backends");
     let model = s.model()?;
     for flags in [&["--no-gpu"][..], &["--no-gpu", "--threads", "1"], &[]] {

@@ -530,7 +530,7 @@ pub fn f_cli_018(s: &Subject) -> Attempt {
 }
 
 /// `apr check` runs ten stages, in order.
-fn f_cli_006(s: &Subject) -> Attempt {
+pub fn f_cli_006(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr check on both fixtures, as text and as JSON");
     for q in ["q8_0", "q4_k_m"] {
         let model = s.fixture(q)?;

@@ -27,7 +27,7 @@ const ASKED: &[&str] = &[
 ];
 
 /// `apr check` passes but the model generates garbage.
-fn f_crit_005(s: &Subject) -> Attempt {
+pub fn f_crit_005(s: &Subject) -> Attempt {
     let each = crate::knobs::damages().unwrap_or(EACH);
     let mut t = Tally::new(format!("apr check and apr run on {each} damages of each of {} kinds", KINDS.len()));
     let answers = |path: &Path| -> Result<Vec<String>, Halt> {
