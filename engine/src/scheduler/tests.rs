@@ -1,6 +1,5 @@
 //! Many requests at once on the trained fixture: each gets exactly the answer that it gets alone.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -8,14 +7,26 @@ use std::time::Duration;
 use compute::cpu::{Cpu, isa::Isa};
 
 use super::*;
-use crate::api::Silent;
 use crate::continuation::Finish;
 use crate::sample::Sampling;
-use crate::session::{Generation, Prompt, Session};
+use crate::session::{self, Generation, Observer, Prompt, Session};
 
+/// Listens to nothing.
+struct Deaf;
+
+impl Observer for Deaf {
+    fn event(&mut self, _: session::Event<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The larger of the model files among the fixtures.
 fn fixture() -> Loaded {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q8_0.gguf");
-    Loaded::open(Path::new(path), &Cpu { isa: Isa::detect(), threads: 2 }, None).unwrap()
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
+    let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap());
+    let models = files.filter(|e| e.path().extension().is_some_and(|x| x == "gguf"));
+    let path = models.max_by_key(|e| e.metadata().unwrap().len()).unwrap().path();
+    Loaded::open(&path, &Cpu { isa: Isa::detect(), threads: 2 }, None).unwrap()
 }
 
 /// An answer, put together from what a sink was told.
@@ -61,7 +72,7 @@ fn hear(events: &Receiver<Event>) -> Result<Heard> {
 /// Different prompts, lengths and ways of choosing.
 fn requests(model: &Understood, n: usize) -> Vec<Request> {
     let ask =
-        ["What is 2+2?", "Write a Python function that adds two numbers.", "Hello!", "What is the capital of France?"];
+        ["How are you?", "Write a Python function that adds two numbers.", "Hello!", "What is the capital of France?"];
     (0..n)
         .map(|i| {
             let text = format!("{} {}", ask[i % ask.len()], "Please. ".repeat(i % 7 * (i % 3)));
@@ -84,7 +95,7 @@ fn alone(loaded: &mut Loaded, r: &Request) -> (Vec<u32>, String, Finish) {
         stops: r.stops.clone(),
         prefill_chunk: PREFILL_CHUNK,
     };
-    let answer = Session::new(loaded).generate(&r.prompt, &generation, &mut Silent, &AtomicBool::new(false)).unwrap();
+    let answer = Session::new(loaded).generate(&r.prompt, &generation, &mut Deaf, &AtomicBool::new(false)).unwrap();
     (answer.tokens, answer.text, answer.finish)
 }
 

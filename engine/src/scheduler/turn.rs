@@ -342,6 +342,7 @@ impl Scheduler {
     }
 
     /// Rows of all parts through the model.
+    //= F-PIPE-183
     fn run(&mut self, parts: &[Part]) -> Result<()> {
         self.loaded.model.unchanged()?;
         self.rows.clear();

@@ -7,7 +7,6 @@
 mod fake;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -102,8 +101,10 @@ const CONTEXT: usize = 330;
 
 impl Model {
     fn load() -> Model {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q4_k_m.gguf");
-        let loaded = Loaded::open(Path::new(path), &compute::plain::Plain, None).unwrap();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
+        let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        let path = files.into_iter().find(|p| p.extension().is_some_and(|x| x == "gguf")).unwrap();
+        let loaded = Loaded::open(&path, &compute::plain::Plain, None).unwrap();
         let Loaded { mut understood, runner } = loaded;
         drop(runner);
         let inside = Arc::get_mut(&mut understood).unwrap();
