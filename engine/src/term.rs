@@ -4,6 +4,7 @@
 //! Colour is for people: `anstream` decides for each stream (a terminal, `NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and this
 //! file asks it. With `--json`, standard output is one object whatever happens.
 
+mod progress;
 mod spinner;
 
 use std::io::{IsTerminal, Write};
@@ -19,6 +20,7 @@ use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
 use crate::trace;
 
+pub use progress::Progress;
 pub use spinner::clear;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -212,7 +214,7 @@ fn drives(c: char) -> bool {
 
 /// A line on standard error, above the spinner if there is one. Only warnings come here unless the user asked for
 /// details: no tags, no timings, no word of backends.
-fn note(line: &str) {
+pub fn note(line: &str) {
     //= F-UX-024
     //= F-UX-025
     //= F-UX-026

@@ -1,17 +1,20 @@
 //! One file per command.
 
+mod convert;
 mod replay;
 mod run;
 
 use std::process::ExitCode;
 
-use crate::args::{Args, Command};
 use engine::Result;
+
+use crate::args::{Args, Command};
 
 /// Does what was asked.
 pub fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Run(args) => run::execute(&args),
         Command::Replay(args) => replay::execute(&args),
+        Command::Convert(args) => convert::execute(&args),
     }
 }

@@ -5,12 +5,14 @@
 //!
 //! The numbers of the families are those of the tables' comments; they stand in the names of the cases too.
 
+pub mod apr;
 pub mod command_line;
 pub mod damage;
 pub mod files;
 pub mod header;
 pub mod hyper;
 pub mod numbers;
+pub mod safetensors;
 pub mod template;
 pub mod tensors;
 pub mod text;
