@@ -238,6 +238,14 @@ impl Blocks {
         }
     }
 
+    /// Shares the kept block of these tokens after `identity` in place of one that was promised, if there is one.
+    pub fn adopt(&mut self, identity: u64, tokens: &[u32]) -> Option<(u32, u64)> {
+        let block = *self.kept.get(&(identity, tokens.to_vec()))?;
+        self.promised -= 1;
+        self.hold(block);
+        Some((block, self.of[block as usize].identity))
+    }
+
     /// The end of a request: its blocks, and those it was promised and did not take.
     pub fn release(&mut self, table: &[u32], untaken: usize) {
         self.promised -= untaken;
