@@ -100,6 +100,12 @@ impl Blocks {
         self.idle.len()
     }
 
+    /// Under which a block is named by those after it, if it is kept.
+    pub fn identity(&self, block: u32) -> Option<u64> {
+        let b = &self.of[block as usize];
+        b.key.as_ref().map(|_| b.identity)
+    }
+
     /// The longest beginning of `tokens` that is there. The last token is never part of it: its output is needed.
     pub fn find(&self, tokens: &[u32]) -> Found {
         let most = tokens.len().saturating_sub(1);

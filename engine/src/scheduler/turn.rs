@@ -148,6 +148,10 @@ impl Scheduler {
     /// What must hold between turns, or what does not: no block is lost, none is promised twice.
     pub fn audit(&self) -> std::result::Result<(), &'static str> {
         let tables: Vec<&[u32]> = self.running.iter().map(|s| &s.table[..]).collect();
+        let last_kept = |s: &Sequence| s.kept.0.checked_sub(1).map_or(Some(0), |n| self.blocks.identity(s.table[n]));
+        if self.running.iter().any(|s| last_kept(s) != Some(s.kept.1)) {
+            return Err("a request follows a block that is not its own");
+        }
         self.blocks.audit(&tables, self.running.iter().map(|s| s.untaken).sum())
     }
 

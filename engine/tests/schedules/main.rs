@@ -166,16 +166,17 @@ impl Client {
 fn request(dice: &mut Dice) -> Request {
     // Few beginnings, so that prompts are alike; any length, borders of blocks among them.
     let family = dice.below(3);
-    let alike = dice.below(260);
+    let block = KV_BLOCK as u64;
+    let alike = if dice.once_in(3) { dice.below(5) * block } else { dice.below(260) };
     let other = match dice.below(4) {
         0 => 0,
-        1 => (KV_BLOCK as u64 - alike % KV_BLOCK as u64) % KV_BLOCK as u64,
+        1 => (block - alike % block) % block,
         _ => dice.below(60),
     };
-    // One of them repeats itself, and begins in two ways: the same block after different ones.
+    // One of them repeats itself, and begins in three ways: the same block after different ones.
     let word = |i: u64| if family == 0 { mix(0, i % 32 + 1) } else { mix(family, i) } % 300;
     let mut prompt: Vec<u32> = (0..alike).map(|i| word(i) as u32).collect();
-    if family == 0 && alike > 0 {
+    if family == 0 && alike > 0 && !dice.once_in(3) {
         prompt[0] = dice.below(2) as u32;
     }
     prompt.extend((0..other).map(|_| dice.below(300) as u32));
