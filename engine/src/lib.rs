@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod arch;
+pub mod chat;
 pub mod continuation;
 pub mod convert;
 pub mod error;
@@ -32,6 +33,7 @@ pub mod rope;
 pub mod sample;
 pub mod scheduler;
 pub mod session;
+pub mod similar;
 pub mod term;
 pub mod text;
 pub mod trace;
