@@ -22,6 +22,7 @@ const MODULES: &[(&str, u8)] = &[
     ("program", 2),
     ("rope", 2),
     ("text", 2),
+    ("continuation", 3),
     ("guard", 3),
     ("sample", 3),
     ("scheduler", 3),
