@@ -1,12 +1,15 @@
 //! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
 
 mod sampling;
+mod serving;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
 use engine::api::{TraceConfig, TraceFormat, TraceStep};
+
+pub use serving::ServeArgs;
 
 /// Run language models you can trust.
 #[derive(Debug, Parser)]
@@ -24,6 +27,8 @@ pub struct Args {
 pub enum Command {
     /// Answer one prompt
     Run(Box<RunArgs>),
+    /// Answer over HTTP: OpenAI's API and more
+    Serve(Box<ServeArgs>),
     /// Run again what a trace recorded, and name the first event that differs
     Replay(ReplayArgs),
 }

@@ -18,6 +18,7 @@ use crate::knobs;
 use crate::limits;
 use crate::sample::Sampling;
 use crate::sample::settings::Asked;
+use crate::serve;
 use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
 use crate::term::{self, Terminal};
 use crate::text;
@@ -302,7 +303,7 @@ fn load(config: &InferenceConfig, options: &Options, interest: &Interest) -> Res
     Loaded::open_rewritten(&config.model_path, &backend, options.context, interest, |_| {})
 }
 
-fn no_gpu() -> Error {
+pub(crate) fn no_gpu() -> Error {
     Error::new(Kind::Unsupported, "no GPU backend in this build")
         .at(Place::Flag("--gpu".into()))
         .hint("leave the flag away to run on the CPU")
@@ -392,9 +393,10 @@ pub async fn run_chat(_config: ChatConfig) -> Result<()> {
     Err(not_built("chat"))
 }
 
-/// Start HTTP inference server. Not built yet: says so.
-pub async fn run_serve(_config: ServeConfig) -> Result<()> {
-    Err(not_built("serve"))
+/// Start HTTP inference server. Runs until the future is dropped or the server fails, on threads of its own: any executor
+/// will do.
+pub async fn run_serve(config: ServeConfig) -> Result<()> {
+    serve::run_elsewhere(config, serve::Options::default(), term::serving).await
 }
 
 /// Run 10-stage pipeline verification. Not built yet: says so.

@@ -30,6 +30,7 @@ pub mod program;
 pub mod rope;
 pub mod sample;
 pub mod scheduler;
+pub mod serve;
 pub mod session;
 pub mod term;
 pub mod text;

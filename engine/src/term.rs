@@ -4,6 +4,7 @@
 //! Colour is for people: `anstream` decides for each stream (a terminal, `NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and this
 //! file asks it. With `--json`, standard output is one object whatever happens.
 
+mod serving;
 mod spinner;
 
 use std::io::{IsTerminal, Write};
@@ -19,6 +20,7 @@ use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
 use crate::trace;
 
+pub use serving::serving;
 pub use spinner::clear;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();

@@ -2,6 +2,7 @@
 
 mod replay;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ use engine::Result;
 pub fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Run(args) => run::execute(&args),
+        Command::Serve(args) => serve::execute(&args),
         Command::Replay(args) => replay::execute(&args),
     }
 }

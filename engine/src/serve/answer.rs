@@ -79,11 +79,14 @@ impl Wanted {
         StopFinder::new(&stops).map_err(|e| Problem::field("stop", e.what).code("invalid_value"))?;
         let stream = fields.flag("stream")?.unwrap_or(false);
         let usage = match fields.object("stream_options")? {
-            Some(_) if !stream => return Err(Problem::field("stream_options", "'stream_options' needs 'stream': true")),
+            Some(_) if !stream => {
+                return Err(Problem::field("stream_options", "'stream_options' needs 'stream': true"));
+            }
             Some(options) => options.get("include_usage").cloned().unwrap_or(Value::Bool(false)),
             None => Value::Bool(false),
         };
-        let include_usage = usage.as_bool().ok_or_else(|| wrong("stream_options.include_usage", &usage, "a boolean"))?;
+        let include_usage =
+            usage.as_bool().ok_or_else(|| wrong("stream_options.include_usage", &usage, "a boolean"))?;
         let trace = Level::asked(headers)?;
         if trace.is_some() && (stream || choices * prompts.len() > 1) {
             return Err(Problem::field("x-trace-level", "a traced request has one answer, and it is not streamed"));
@@ -324,7 +327,11 @@ async fn tell(
             }
             Event::Token(token) if token.text.is_empty() && token.logprobs.is_none() => {}
             Event::Token(token) => {
-                say(vec![spelling.piece(index, &token.text, std::slice::from_ref(&token), &asking.answers[index])], None).await;
+                say(
+                    vec![spelling.piece(index, &token.text, std::slice::from_ref(&token), &asking.answers[index])],
+                    None,
+                )
+                .await;
             }
             Event::Done(done) => {
                 if !done.text.is_empty() {

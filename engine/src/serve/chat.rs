@@ -11,7 +11,7 @@ use axum::http::{Method, Response};
 use serde_json::{Value, json};
 
 use super::answer::{self, Answer, Spelling, Wanted};
-use super::fields::{Fields, wrong};
+use super::fields::wrong;
 use super::logprobs::of_chat;
 use super::problem::{Answered, Problem};
 use super::route::{Route, field, needed};
@@ -99,7 +99,11 @@ fn message(i: usize, value: &Value) -> Answered<Message> {
             let said = |part: &Value| {
                 let text = part["text"].as_str().filter(|_| part["type"] == "text");
                 text.map(str::to_string).ok_or_else(|| {
-                    wrong(&at("content"), part, "a string or a list of parts of type 'text': this model reads nothing else")
+                    wrong(
+                        &at("content"),
+                        part,
+                        "a string or a list of parts of type 'text': this model reads nothing else",
+                    )
                 })
             };
             Value::String(parts.iter().map(said).collect::<Answered<Vec<String>>>()?.concat())

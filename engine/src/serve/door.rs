@@ -156,9 +156,11 @@ fn has_key(keys: &[String], headers: &HeaderMap) -> bool {
 /// The caller's own id if it is a harmless one, else a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let fits = |v: &&HeaderValue| v.len() <= 128 && v.to_str().is_ok_and(|text| printable(text, 128) == text);
-    headers.get(REQUEST_ID).filter(fits).cloned().unwrap_or_else(|| {
-        HeaderValue::from_str(&unique("req-")).unwrap_or(HeaderValue::from_static("req"))
-    })
+    headers
+        .get(REQUEST_ID)
+        .filter(fits)
+        .cloned()
+        .unwrap_or_else(|| HeaderValue::from_str(&unique("req-")).unwrap_or(HeaderValue::from_static("req")))
 }
 
 /// A word that nobody has had: 128 bits from the keys that the standard library draws for hash maps.
@@ -214,10 +216,10 @@ mod tests {
         assert_ne!(unique(""), unique(""));
     }
 
-    #[tokio::test]
-    async fn a_panic_is_a_reply() {
-        std::panic::set_hook(Box::new(|_| ()));
-        let reply = survived(async { panic!("oops") }).await;
+    #[test]
+    fn a_panic_is_a_reply() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let reply = runtime.block_on(survived(async { panic!("of a test, to be caught") }));
         assert_eq!(reply.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

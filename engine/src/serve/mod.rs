@@ -46,7 +46,7 @@ use problem::{Answered, Problem};
 use route::Route;
 
 /// Every route of every dialect.
-pub static ALL: &[&[Route]] = &[
+static ALL: &[&[Route]] = &[
     chat::ROUTES,
     completions::ROUTES,
     generate::ROUTES,
@@ -164,6 +164,7 @@ struct Server {
     counts: metrics::Counts,
     held: body::Held,
     understanding: Semaphore,
+    traced: traced::Prepared,
     /// Generating requests under way.
     working: Arc<AtomicUsize>,
 }
@@ -272,6 +273,12 @@ impl Head {
     }
 }
 
+/// Method, path and summary of every route that stands for itself, for people.
+pub fn endpoints() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let plain = |r: &&'static Route| r.path != "/" && !r.path.contains('{');
+    route::all().filter(plain).map(|r| (r.method.as_str(), r.path, r.summary))
+}
+
 fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -302,6 +309,7 @@ pub fn run(
         counts: metrics::Counts::default(),
         held: body::Held::default(),
         understanding: Semaphore::new(limits::UNDERSTOOD_AT_ONCE),
+        traced: traced::Prepared::default(),
         working: Arc::default(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -315,6 +323,26 @@ pub fn run(
     // A request that cannot be stopped (a traced step) is not worth waiting for.
     runtime.shutdown_timeout(Duration::from_millis(200));
     ended
+}
+
+/// [`run`] on a thread of its own. Dropping the future stops the server.
+pub async fn run_elsewhere(
+    config: ServeConfig,
+    options: Options,
+    notice: impl Fn(Notice<'_>) -> Result<()> + Send + Sync + 'static,
+) -> Result<()> {
+    struct Stops(Shutdown);
+    impl Drop for Stops {
+        fn drop(&mut self) {
+            self.0.begin();
+        }
+    }
+    let _stops = Stops(options.shutdown.clone());
+    let (sender, ended) = oneshot::channel();
+    let serve = move || drop(sender.send(run(&config, &options, notice)));
+    let no_thread = |e| Error::new(Kind::TooLarge, format!("no thread for the server: {e}"));
+    std::thread::Builder::new().name("serve".into()).spawn(serve).map_err(no_thread)?;
+    ended.await.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the server ended without a word")))
 }
 
 /// The socket, if it may be opened.

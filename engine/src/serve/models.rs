@@ -42,7 +42,7 @@ fn entry(server: &Server) -> Value {
     if let Ok(served) = server.served() {
         let model = served.handle.model();
         entry["created"] = unix_seconds(served.loaded_at).into();
-        entry["created_at"] = strftime(served.loaded_at, "%Y-%m-%dT%H:%M:%SZ").into();
+        entry["created_at"] = strftime("%Y-%m-%dT%H:%M:%SZ", served.loaded_at).into();
         entry["status"] = "loaded".into();
         entry["max_model_len"] = model.context.into();
         entry["meta"] = json!({"vocab_type": model.model.metadata.string("tokenizer.ggml.model").ok().flatten(),
@@ -88,7 +88,6 @@ fn model(server: &Arc<Server>, served: &Served) -> Value {
         "bytes": m.file_bytes,
         "format": m.format,
         "architecture": m.arch.name,
-        "parameters": m.metadata.whole("general.parameter_count").ok().flatten(),
         "quantization": formats,
         "layers": h.layers,
         "hidden": h.hidden,

@@ -8,9 +8,8 @@ use super::route::{Field, Route, all, field, get};
 use crate::sample::settings::Setting;
 
 /// The routes of this dialect.
-pub static ROUTES: &[Route] = &[
-    get("/openapi.json", "This description", false, |_, _| Box::pin(async { Ok(json_of(&description())) })),
-];
+pub static ROUTES: &[Route] =
+    &[get("/openapi.json", "This description", false, |_, _| Box::pin(async { Ok(json_of(&description())) }))];
 
 /// What every generating route takes beside its own.
 const GENERATING: &[Field] = &[
@@ -35,10 +34,12 @@ fn description() -> Value {
             },
         });
         if route.method == Method::POST {
-            operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": body(route)}}});
+            operation["requestBody"] =
+                json!({"required": true, "content": {"application/json": {"schema": body(route)}}});
         }
         if route.path.contains("{*id}") {
-            operation["parameters"] = json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}]);
+            operation["parameters"] =
+                json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}]);
         }
         if route.open {
             operation["security"] = json!([]);

@@ -16,7 +16,11 @@ pub static ROUTES: &[Route] = &[
         open: false,
         fields: &[
             needed("content", "string", "The text; 'prompt' and 'text' are other names"),
-            field("add_special", "boolean", "As a prompt of /v1/completions: control tokens are read, BOS is put in front"),
+            field(
+                "add_special",
+                "boolean",
+                "As a prompt of /v1/completions: control tokens are read, BOS is put in front",
+            ),
         ],
         generates: false,
         call: |server, request| {

@@ -1,0 +1,1 @@
+//! Doors and shapes that need no model; what needs one is watched from outside, by the suite.
