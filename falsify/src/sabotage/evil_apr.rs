@@ -84,7 +84,13 @@ impl Real {
         self.args.get_mut(2).filter(|a| !a.to_string_lossy().starts_with("--"))
     }
 
-    fn command(&self) -> Command {
+    /// The word after a flag.
+    pub(super) fn value(&self, flag: &str) -> Option<String> {
+        let at = self.args.iter().position(|a| a == flag)?;
+        self.args.get(at + 1).map(|v| v.to_string_lossy().into_owned())
+    }
+
+    pub(super) fn command(&self) -> Command {
         let mut c = Command::new(&self.program);
         c.args(&self.args);
         c
@@ -164,7 +170,7 @@ impl Caught {
     }
 }
 
-fn code_of(status: ExitStatus) -> u8 {
+pub(super) fn code_of(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
         return 128u8.saturating_add(signal as u8);
