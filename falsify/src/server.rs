@@ -43,7 +43,8 @@ pub fn listening(s: &Subject, model: &Path, flags: &[&str]) -> Result<Server, Ha
     let until = Instant::now() + PATIENCE;
     loop {
         let said = child.err();
-        if let Some(address) = said.split_once(" at http://").and_then(|(_, rest)| rest.split([' ', '/', '\n']).next()) {
+        if let Some(address) = said.split_once(" at http://").and_then(|(_, rest)| rest.split([' ', '/', '\n']).next())
+        {
             if let Ok(address) = address.parse() {
                 return Ok(Server { child, address });
             }
@@ -81,13 +82,23 @@ impl Server {
     /// Sends a request. No reply refutes: a server answers everybody.
     pub fn ask(&self, ask: &Ask) -> Result<Reply, Halt> {
         let reply = ask.send(self.address, PATIENCE);
-        let refuted = |e: std::io::Error| self.refute(&format!("{} is answered", ask.shown()), e.to_string(), "a reply");
+        let refuted =
+            |e: std::io::Error| self.refute(&format!("{} is answered", ask.shown()), e.to_string(), "a reply");
         reply.map_err(|e| refuted(e).into())
     }
 
     /// GET.
     pub fn get(&self, path: &str) -> Result<Reply, Halt> {
         self.ask(&Ask::get(path))
+    }
+
+    /// GET of JSON that has to be answered with 200.
+    pub fn answer_get(&self, path: &str) -> Result<Value, Halt> {
+        let reply = self.get(path)?;
+        match reply.status {
+            200 => Ok(reply.json()),
+            _ => Err(self.refute(&format!("{path} answers"), shown(&reply), "200").into()),
+        }
     }
 
     /// POST of JSON.

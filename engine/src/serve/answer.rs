@@ -75,7 +75,7 @@ impl Wanted {
             let what = format!("{} answers at once; at most {}", choices * prompts.len(), limits::CHOICES_MAX);
             return Err(Problem::field("n", what));
         }
-        let stops = fields.texts("stop")?;
+        let stops = fields.texts("stop")?; //= F-SERVE-243
         StopFinder::new(&stops).map_err(|e| Problem::field("stop", e.what).code("invalid_value"))?;
         let stream = fields.flag("stream")?.unwrap_or(false);
         let usage = match fields.object("stream_options")? {
@@ -178,6 +178,8 @@ fn seed(fields: &Fields) -> Answered<u64> {
 }
 
 /// Answers as the request wants it: whole, in pieces, or with a trace.
+//= F-SERVE-257
+//= F-SERVE-258
 pub async fn reply(
     server: Arc<Server>,
     working: Working,
@@ -215,6 +217,7 @@ struct Asking {
 
 impl Asking {
     /// All of them or none.
+    //= F-SERVE-239
     fn submit(server: &Arc<Server>, working: Working, wanted: Wanted) -> Answered<Asking> {
         let handle = &server.served()?.handle;
         let (sender, events) = mpsc::unbounded_channel();

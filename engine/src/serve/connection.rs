@@ -20,6 +20,7 @@ use crate::limits;
 
 /// Accepts until `closing` is true; then every connection ends after the reply that it is in. The semaphore has all its
 /// permits again when all are gone.
+//= F-SERVE-259
 pub async fn accept(listener: TcpListener, app: Router, closing: watch::Receiver<bool>, room: Arc<Semaphore>) {
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };

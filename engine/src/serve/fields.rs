@@ -55,6 +55,7 @@ const REFUSED: &[(&str, &str)] = &[
 impl Fields {
     /// The object that a body holds, whatever its Content-Type says.
     //= F-SERVE-254
+    //= F-SERVE-256
     pub fn parse(body: &[u8]) -> Answered<Fields> {
         let not_json = |what: String| Problem::new(axum::http::StatusCode::BAD_REQUEST, what).code("invalid_json");
         match serde_json::from_slice(body) {

@@ -63,6 +63,7 @@ impl Counts {
     }
 
     /// A reply left. Paths that no route has are one, so that nobody fills the table.
+    //= F-SERVE-253
     pub fn replied(&self, route: &'static str, status: u16) {
         *self.replies.lock().unwrap_or_else(PoisonError::into_inner).entry((route, status)).or_default() += 1;
     }

@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod jid;
 pub mod math;
 pub mod pipe;
+pub mod serve;
 pub mod trace;
 pub mod ux;
 
@@ -28,6 +29,7 @@ pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("jid", jid::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),
+    ("serve", serve::CHECKS),
     ("trace", trace::CHECKS),
     ("ux", ux::CHECKS),
 ];

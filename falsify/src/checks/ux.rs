@@ -3,6 +3,8 @@
 //! The reference for "the answer" is the `text` of `--json`; everything else that reaches a person in normal mode is
 //! noise. Terminal rows replay the received bytes in a terminal emulator, so what counts is what was on the screen.
 
+mod serving;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-UX-029", f_ux_029),
     ("F-UX-030", f_ux_030),
     ("F-UX-031", f_ux_031),
+    ("F-UX-034", serving::f_ux_034),
     ("F-UX-035", f_ux_035),
     ("F-UX-036", f_ux_036),
     ("F-UX-037", f_ux_037),

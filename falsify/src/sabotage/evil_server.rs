@@ -43,9 +43,7 @@ const PASSES: Meddle = Meddle { request: |_| (), reply: None, says: |text| text,
 
 /// Every misbehaviour of the server.
 pub static ALL: &[Saboteur] = &[
-    evil("serve-exits", "says that it serves, and ends", |r| {
-        behind(r, Meddle { says: exits, ..PASSES })
-    }),
+    evil("serve-exits", "says that it serves, and ends", |r| behind(r, Meddle { says: exits, ..PASSES })),
     evil("health-lies", "is healthy from the first moment to the last", |r| {
         replies(r, |asked, reply| {
             if asked.path == "/health" {
@@ -57,10 +55,11 @@ pub static ALL: &[Saboteur] = &[
         replies(r, |asked, reply| {
             if asked.path == "/metrics" {
                 let lines = reply.text();
-                let kept = lines.lines().filter(|l| !l.starts_with("# TYPE ")).map(|l| match l.contains("le=\"+Inf\"") {
-                    true => l.rsplit_once(' ').map_or(l, |(name, _)| name).to_string() + " 0\n",
-                    false => format!("{l}\n"),
-                });
+                let kept =
+                    lines.lines().filter(|l| !l.starts_with("# TYPE ")).map(|l| match l.contains("le=\"+Inf\"") {
+                        true => l.rsplit_once(' ').map_or(l, |(name, _)| name).to_string() + " 0\n",
+                        false => format!("{l}\n"),
+                    });
                 reply.body = kept.collect::<String>().into_bytes();
             }
         })
@@ -133,10 +132,26 @@ pub static ALL: &[Saboteur] = &[
         })
     }),
     evil("serve-wrong-url", "prints URLs of another port", |r| behind(r, Meddle { says: wrong_url, ..PASSES })),
+    evil("serve-cuts-requests", "ends at once when it is told to stop", cuts_requests),
     evil("leak-per-request", "keeps a hundred kilobytes of every request", |r| {
         requests(r, |_| std::mem::forget(vec![1u8; 100_000]))
     }),
 ];
+
+/// The real one is killed in the middle of what it does.
+fn cuts_requests(real: Real) -> u8 {
+    let Ok(mut child) = real.command().spawn() else { return 99 };
+    #[cfg(unix)]
+    {
+        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let kill = move || {
+            let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        };
+        let _ = ctrlc::set_handler(kill);
+    }
+    let _ = child.wait();
+    0
+}
 
 fn requests(real: Real, request: fn(&mut Passing)) -> u8 {
     behind(real, Meddle { request, ..PASSES })
