@@ -31,13 +31,36 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Run again what a trace recorded, and name the first event that differs
     Replay(ReplayArgs),
+    /// Write a model in another container, bit for bit where that is possible
+    Convert(ConvertArgs),
+}
+
+/// Flags of `apr convert`.
+#[derive(Debug, clap::Args)]
+pub struct ConvertArgs {
+    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    pub input: PathBuf,
+    /// File to write
+    pub output: PathBuf,
+    /// What to write [default: what the output is called]
+    #[arg(long, value_name = "CONTAINER", value_parser = ["gguf", "apr"])]
+    pub to: Option<String>,
+    /// Replace the output if it is there already
+    #[arg(short, long)]
+    pub force: bool,
+    /// One JSON object that says what was done
+    #[arg(long)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "json")]
+    pub quiet: bool,
 }
 
 /// Flags of `apr run`.
 #[derive(Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct RunArgs {
-    /// Model file (GGUF)
+    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
     pub model: PathBuf, //= F-CLI-002
     /// The prompt, which may be empty; `-` or nothing reads it from standard input
     pub prompt: Option<OsString>,

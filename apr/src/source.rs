@@ -14,7 +14,7 @@ pub fn resolve(model: &Path) -> Result<PathBuf> {
         )
         .hint("give the path of a file"));
     }
-    //= F-CLI-003
+    //= F-CLI-003 F-INT-287
     //= F-JID-277
     if std::fs::symlink_metadata(model).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
         let error = Error::new(Kind::NotFound, format!("file not found: {}", quoted(&model.to_string_lossy())));

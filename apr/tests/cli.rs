@@ -18,6 +18,7 @@ fn stdout(args: &[&str]) -> String {
 fn help() {
     insta::assert_snapshot!("help", stdout(&["--help"]));
     insta::assert_snapshot!("run-help", stdout(&["run", "--help"]));
+    insta::assert_snapshot!("convert-help", stdout(&["convert", "--help"]));
 }
 
 #[test]
@@ -27,11 +28,14 @@ fn errors_are_one_line_with_a_hint() {
         String::from_utf8(out.get_output().stderr.clone()).unwrap()
     };
     insta::assert_snapshot!("error-not-found", stderr(&["run", "qwen2-tiny-q8_1.gguf", "hi"], 3));
-    insta::assert_snapshot!("error-directory", stderr(&["run", "qwen2-tiny", "hi"], 4));
+    insta::assert_snapshot!("error-directory", stderr(&["run", "../golden", "hi"], 3));
     insta::assert_snapshot!("error-not-a-model", stderr(&["run", "INDEX.json", "hi"], 5));
     insta::assert_snapshot!("error-gpu", stderr(&["run", "qwen2-tiny-q8_0.gguf", "hi", "--gpu"], 6));
     insta::assert_snapshot!("error-source", stderr(&["run", "hf://org/model", "hi"], 6));
     insta::assert_snapshot!("error-context", stderr(&["run", "qwen2-tiny-q8_0.gguf", "hi", "--ctx-size", "5000"], 2));
+    let convert = |more: &[&str]| stderr(&[&["convert", "qwen2-tiny-q4_k_m.gguf"], more].concat(), 2);
+    insta::assert_snapshot!("error-convert-target", convert(&["tiny.bin"]));
+    insta::assert_snapshot!("error-convert-taken", convert(&["INDEX.json", "--to", "apr"]));
 }
 
 #[test]
@@ -42,6 +46,13 @@ fn out_of_range_sampling_is_clamped_with_a_warning() {
         .success()
         .stdout("2 + 2 = 4\n")
         .stderr(predicate::str::contains("temperature -1 is outside").and(predicate::str::contains("top-p 7")));
+}
+
+#[test]
+fn a_folder_answers_like_a_file() {
+    for model in ["qwen2-tiny", "qwen2-tiny/model.safetensors"] {
+        apr().args(["run", model, "What is 2+2?", "--temperature", "0"]).assert().success().stdout("2 + 2 = 4\n");
+    }
 }
 
 #[test]

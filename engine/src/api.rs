@@ -27,7 +27,7 @@ use crate::trace::{self, Trace, Traced};
 /// Configuration for inference.
 #[derive(Clone, Debug)]
 pub struct InferenceConfig {
-    /// The model file.
+    /// The model: a file, or a folder in HuggingFace's layout.
     pub model_path: PathBuf,
     /// The user's words.
     pub prompt: Option<String>,
@@ -346,7 +346,7 @@ fn sampling(
     observer: &mut dyn Observer,
 ) -> Result<Sampling> {
     let mut sampling = Sampling { temperature: config.temperature, ..Sampling::default() };
-    let mut warnings = Vec::new();
+    let mut warnings = loaded.model.warnings.clone();
     if options.recommended {
         warnings.extend(sampling.recommended_by(&loaded.model.metadata)?);
     }

@@ -20,6 +20,7 @@
 pub mod api;
 pub mod arch;
 pub mod continuation;
+pub mod convert;
 pub mod error;
 pub mod file;
 pub mod guard;

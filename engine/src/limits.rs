@@ -18,6 +18,16 @@ pub const METADATA_ENTRIES_MAX: u64 = 1 << 16;
 pub const METADATA_VALUES_MAX: u64 = 1 << 22;
 /// Depth of nested metadata arrays.
 pub const ARRAY_DEPTH_MAX: usize = 4;
+/// Bytes of a JSON file beside a model. The largest real one, a tokenizer of 256 thousand words, has 35 MB.
+pub const JSON_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of the header of a SafeTensors file, as the reference has it.
+pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Dimensions of a tensor in a SafeTensors file; one with more than a weight has is set aside.
+pub const SAFETENSORS_DIMS_MAX: usize = 64;
+/// How deep below a folder its model may lie: `models--NAME/snapshots/REVISION` is 2.
+pub const FOLDER_DEPTH_MAX: usize = 3;
+/// Entries of folders that are looked at to find a model.
+pub const FOLDER_ENTRIES_MAX: usize = 1 << 14;
 /// Tensors in a model, over all shards.
 pub const TENSORS_MAX: u64 = 1 << 17;
 /// Files a split model may have.
@@ -112,3 +122,7 @@ pub const PROMPTS_MAX: usize = 128;
 pub const CHOICES_MAX: usize = 128;
 /// Alternatives that are told beside each token (`top_logprobs`).
 pub const TOP_LOGPROBS_MAX: usize = 20;
+/// How many times as much a compressed file may become. LZ4 itself reaches 255; weights never come near it.
+pub const COMPRESSION_RATIO_MAX: u64 = 256;
+/// Bytes that a Zstandard frame may look back.
+pub const COMPRESSION_WINDOW_MAX: u64 = 128 << 20;

@@ -2,15 +2,16 @@
 //!
 //! Knows metadata keys and tensor names through [`crate::arch`]; knows no container's bytes and computes nothing.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use compute::program::RopeTable;
+use compute::program::{Act, RopeTable};
 use compute::{Bytes, WeightRef};
 
-use crate::arch::{self, Arch, Presence};
+use crate::arch::{self, Arch, Layout, Names, Presence};
 use crate::error::{Error, Kind, Place, Result, quoted};
-use crate::file::{Checked, Metadata, missing};
+use crate::file::{Checked, Metadata, Naming, Origins, missing};
 use crate::limits;
 use crate::rope;
 
@@ -18,6 +19,8 @@ use crate::rope;
 pub struct Model {
     /// Its architecture.
     pub arch: &'static Arch,
+    /// How its file names and orders tensors.
+    pub layout: &'static Layout,
     /// Its sizes.
     pub hyper: Hyper,
     /// Its tensors.
@@ -30,6 +33,10 @@ pub struct Model {
     pub file_bytes: u64,
     /// What the file says about itself.
     pub metadata: Metadata,
+    /// Where it says it.
+    pub origins: Origins,
+    /// What its user should know.
+    pub warnings: Vec<String>,
     /// Some bytes of each file that has tensors.
     files: Vec<Bytes>,
 }
@@ -110,18 +117,19 @@ pub struct Linear {
 impl Model {
     /// Reads the hyper-parameters and takes every tensor, or says which key or tensor is wrong and how.
     pub fn new(file: Checked) -> Result<Model> {
-        let name = file.metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
-        let arch = arch::detect(name)?;
-        let hyper = hyper(arch, &file)?;
-        let weights = Table { file: &file, arch, hyper: &hyper }.weights()?;
+        let understood = understand(&file).map_err(|e| file.origins.explain(e));
+        let (arch, layout, hyper, weights, leftovers) = understood?;
         Ok(Model {
             arch,
+            layout,
             hyper,
             weights,
             format: file.format,
-            tensor_count: file.tensors.len(),
+            tensor_count: file.tensors.len() + file.others.len(),
             file_bytes: file.file_bytes,
             metadata: file.metadata,
+            origins: file.origins,
+            warnings: file.warnings.into_iter().chain(leftovers).collect(),
             files: file
                 .tensors
                 .into_values()
@@ -160,7 +168,19 @@ impl Model {
     }
 }
 
-fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
+#[allow(clippy::type_complexity)] // The parts of a Model, once.
+fn understand(file: &Checked) -> Result<(&'static Arch, &'static Layout, Hyper, Weights, Option<String>)> {
+    let name = file.metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
+    let arch = arch::detect(name)?;
+    let layout = arch.layout(file.naming);
+    let hyper = hyper(arch, layout.names, file)?;
+    let table = Table { file, arch, names: layout.names, hyper: &hyper, taken: RefCell::default() };
+    let weights = table.weights()?;
+    let leftovers = table.leftovers()?;
+    Ok((arch, layout, hyper, weights, leftovers))
+}
+
+fn hyper(arch: &Arch, names: &Names, file: &Checked) -> Result<Hyper> {
     let meta = &file.metadata;
     let key = |suffix: &str| format!("{}.{suffix}", arch.name);
     let sized = |suffix: &str, max: usize| -> Result<usize> {
@@ -207,13 +227,28 @@ fn hyper(arch: &Arch, file: &Checked) -> Result<Hyper> {
             Error::malformed(format!("epsilon {norm_eps} is not above 0 and at most 0.1")).at(Place::Key(eps_key))
         );
     }
-    let name = arch.names.token_embedding;
-    let table = &file.tensors.get(name).ok_or_else(|| no_tensor(name))?.shape;
-    let vocab = table.first().copied().unwrap_or(0);
-    // First of all shapes: what follows from a wrong width is harder to understand.
-    let width = Extent { size: hidden, says: Says::Key("embedding_length") };
-    check_shape(arch, head_dim, name, &[Extent { size: vocab, says: Says::Vocabulary }, width], table)?;
-    let scaled = rope::from_metadata(arch, meta, file.tensors.get(arch.names.rope_freqs), head_dim, context)?;
+    let act_key = key("hidden_activation");
+    if let Some(name) = meta.string(&act_key)?
+        && !act_names(arch.act).contains(&name)
+    {
+        let what = format!("the activation {} in a {} model", quoted(name), arch.display);
+        return Err(Error::new(Kind::Unsupported, what).at(Place::Key(act_key)));
+    }
+    let vocab = match file.naming {
+        // In what was GGUF the rows of the table are the vocabulary: not every file says its size.
+        Naming::Gguf | Naming::Renamed => {
+            let name = names.token_embedding;
+            let table = &file.tensors.get(name).ok_or_else(|| no_tensor(name))?.shape;
+            let vocab = table.first().copied().unwrap_or(0);
+            // First of all shapes: what follows from a wrong width is harder to understand.
+            let width = Extent { size: hidden, says: Says::Key("embedding_length") };
+            check_shape(arch, head_dim, name, &[Extent { size: vocab, says: Says::Vocabulary }, width], table)?;
+            vocab
+        }
+        Naming::HuggingFace => sized("vocab_size", limits::VOCAB_MAX)?,
+    };
+    let factors = names.rope_freqs.and_then(|name| Some((name, file.tensors.get(name)?)));
+    let scaled = rope::from_metadata(arch, meta, factors, head_dim, context)?;
     Ok(Hyper {
         layers,
         hidden,
@@ -239,6 +274,14 @@ fn in_range(n: u64, max: usize, key: &str) -> Result<usize> {
     Err(Error::new(kind, format!("{n} is outside 1..={max}")).at(Place::Key(key.into())))
 }
 
+/// What files call an activation function.
+fn act_names(act: Act) -> &'static [&'static str] {
+    match act {
+        Act::Silu => &["silu", "swish"],
+        Act::GeluTanh => &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"],
+    }
+}
+
 fn no_tensor(name: &str) -> Error {
     Error::malformed("the tensor is missing").at(Place::Tensor(name.into()))
 }
@@ -247,7 +290,10 @@ fn no_tensor(name: &str) -> Error {
 struct Table<'a> {
     file: &'a Checked,
     arch: &'a Arch,
+    names: &'a Names,
     hyper: &'a Hyper,
+    /// What was asked for, whether or not it was there.
+    taken: RefCell<BTreeSet<String>>,
 }
 
 /// An extent that a tensor must have, and where it comes from.
@@ -270,17 +316,66 @@ enum Says {
 
 impl Table<'_> {
     fn weights(&self) -> Result<Weights> {
-        let n = self.arch.names;
-        let vocab = Extent { size: self.hyper.vocab, says: Says::Vocabulary };
-        let token_embedding = self.take(n.token_embedding, &[vocab, self.hidden()])?;
-        let untied = self.optional(n.output, &[vocab, self.hidden()])?;
-        Ok(Weights {
-            output_norm: self.take(n.output_norm, &[self.hidden()])?,
-            tied: untied.is_none(),
-            output: untied.unwrap_or_else(|| token_embedding.clone()),
+        let n = self.names;
+        let (vocab, hidden) = (self.vocab(), self.hidden());
+        let token_embedding = self.take(n.token_embedding, &[vocab, hidden])?;
+        let output = self.output(&token_embedding)?;
+        let weights = Weights {
+            output_norm: self.take(n.output_norm, &[hidden])?,
+            tied: output.is_none(),
+            output: output.unwrap_or_else(|| token_embedding.clone()),
             token_embedding,
             blocks: (0..self.hyper.layers).map(|l| self.block(l)).collect::<Result<_>>()?,
-        })
+        };
+        Ok(weights)
+    }
+
+    /// The LM head. `None` if it is the embedding table: the file says so, or has no other.
+    fn output(&self, embedding: &WeightRef) -> Result<Option<WeightRef>> {
+        let name = self.names.output;
+        let shape = [self.vocab(), self.hidden()];
+        let key = format!("{}.tie_word_embeddings", self.arch.name);
+        let output = self.optional(name, &shape)?;
+        match (self.file.metadata.bool(&key)?, output) {
+            (Some(false), None) => Err(self.missing(name, &shape)),
+            // Some tied models are saved with the table twice.
+            (Some(true), Some(output)) if output.format == embedding.format && *output.bytes == *embedding.bytes => {
+                Ok(None)
+            }
+            (Some(true), Some(_)) => {
+                Err(Error::malformed("it is said to be the embedding table, and is another")
+                    .at(Place::Tensor(name.into())))
+            }
+            (_, output) => Ok(output),
+        }
+    }
+
+    /// A tensor that nobody asked for is a part of the model that would be left out in silence. In GGUF files such are
+    /// mostly harmless leftovers of converters: the user is told.
+    //= F-APR-069
+    fn leftovers(&self) -> Result<Option<String>> {
+        let taken = self.taken.borrow();
+        // Old checkpoints keep what follows from the configuration; the divisors of RoPE went into its table.
+        let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq") || self.names.rope_freqs == Some(name);
+        let names = self.file.tensors.keys().chain(self.file.others.keys());
+        let left: Vec<&String> = names.filter(|name| !taken.contains(*name) && !derived(name)).collect();
+        let Some(first) = left.first() else { return Ok(None) };
+        let what = format!("no part of a {} model of {} layers", self.arch.display, self.hyper.layers);
+        if self.file.naming == Naming::Gguf {
+            let more = if left.len() > 1 { format!(" and {} more", left.len() - 1) } else { String::new() };
+            return Ok(Some(format!("{what}: tensor {}{more}", quoted(first))));
+        }
+        Err(Error::new(Kind::Unsupported, what)
+            .at(Place::Tensor((*first).clone()))
+            .hint("the metadata and the tensors are of different models, or this build lacks a variant"))
+    }
+
+    fn vocab(&self) -> Extent {
+        let says = match self.file.naming {
+            Naming::Gguf | Naming::Renamed => Says::Vocabulary,
+            Naming::HuggingFace => Says::Key("vocab_size"),
+        };
+        Extent { size: self.hyper.vocab, says }
     }
 
     fn hidden(&self) -> Extent {
@@ -288,7 +383,7 @@ impl Table<'_> {
     }
 
     fn block(&self, layer: usize) -> Result<Block> {
-        let (n, h) = (self.arch.names, self.hyper);
+        let (n, h) = (self.names, self.hyper);
         let name = |pattern: &str| pattern.replace("{}", &layer.to_string());
         let q = Extent { size: h.heads * h.head_dim, says: Says::Heads("attention.head_count") };
         let kv = Extent { size: h.kv_heads * h.head_dim, says: Says::Heads("attention.head_count_kv") };
@@ -297,10 +392,14 @@ impl Table<'_> {
         let plain = |pattern: &str, rows: Extent, cols: Extent| -> Result<Linear> {
             Ok(Linear { weight: self.take(&name(pattern), &[rows, cols])?, bias: None })
         };
+        // In GGUF a bias that is there is meant; HuggingFace's code leaves it alone unless it is told of it.
+        let told = self.file.metadata.bool(&format!("{}.attention.bias", self.arch.name))?;
+        let said_biased = told.unwrap_or(self.file.naming == Naming::Gguf);
         let biased = |pattern: &str, bias: &str, rows: Extent| -> Result<Linear> {
             let bias = match self.arch.qkv_bias {
                 Presence::Required => Some(self.take(&name(bias), &[rows])?),
-                Presence::Optional => self.optional(&name(bias), &[rows])?,
+                Presence::Optional if said_biased => self.optional(&name(bias), &[rows])?,
+                Presence::Optional => None,
             };
             Ok(Linear { bias, ..plain(pattern, rows, hidden)? })
         };
@@ -318,10 +417,21 @@ impl Table<'_> {
     }
 
     fn take(&self, name: &str, shape: &[Extent]) -> Result<WeightRef> {
-        self.optional(name, shape)?.ok_or_else(|| no_tensor(name))
+        self.optional(name, shape)?.ok_or_else(|| self.missing(name, shape))
     }
 
+    //= F-ST-087
+    fn missing(&self, name: &str, shape: &[Extent]) -> Error {
+        match self.file.others.get(name) {
+            Some(why) => Error::new(Kind::Unsupported, why.clone()).at(Place::Tensor(name.into())),
+            None => Error::malformed(format!("the tensor is missing; its shape would be {:?}", sizes(shape)))
+                .at(Place::Tensor(name.into())),
+        }
+    }
+
+    //= F-ST-088
     fn optional(&self, name: &str, shape: &[Extent]) -> Result<Option<WeightRef>> {
+        self.taken.borrow_mut().insert(name.into());
         let Some(tensor) = self.file.tensors.get(name) else { return Ok(None) };
         check_shape(self.arch, self.hyper.head_dim, name, shape, &tensor.shape)?;
         Ok(Some(tensor.as_weight(name)))
@@ -332,13 +442,17 @@ impl Table<'_> {
 //= F-GGUF-057
 //= F-JID-262
 fn check_shape(arch: &Arch, head_dim: usize, name: &str, wanted: &[Extent], found: &[usize]) -> Result<()> {
-    let sizes: Vec<usize> = wanted.iter().map(|e| e.size).collect();
-    if found == sizes {
+    let wanted_sizes = sizes(wanted);
+    if found == wanted_sizes {
         return Ok(());
     }
-    Err(Error::malformed(format!("expected shape {sizes:?}, found {found:?}"))
+    Err(Error::malformed(format!("expected shape {wanted_sizes:?}, found {found:?}"))
         .at(Place::Tensor(name.into()))
         .hint(cause(arch, head_dim, wanted, found)))
+}
+
+fn sizes(shape: &[Extent]) -> Vec<usize> {
+    shape.iter().map(|e| e.size).collect()
 }
 
 /// The likely reason why a tensor has another shape.
@@ -380,7 +494,7 @@ pub fn check_vocabulary(tokens: usize, model: &Model) -> Result<()> {
             "the tokenizer has {tokens} tokens and the embedding table {} rows",
             model.hyper.vocab
         ))
-        .at(Place::Tensor(model.arch.names.token_embedding.into()))
+        .at(Place::Tensor(model.layout.names.token_embedding.into()))
         .hint("tokenizer and weights are of different models"));
     }
     Ok(())

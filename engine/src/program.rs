@@ -1,5 +1,6 @@
 //! Writes a model down as a program. This is the only place where the shape of a transformer is written.
 
+//= F-INT-282
 use compute::program::{BufferId, KvSpec, Op, Program, Tag, WeightId};
 
 use crate::model::{Linear, Model};
@@ -123,7 +124,8 @@ pub fn build(model: &Model) -> Program {
         p.push(t, Op::MatMul { src, weight, bias, dst });
     };
     let rope = |p: &mut Program, t: Tag, buf: BufferId, heads: usize| {
-        let (layout, table) = (arch.rope_layout, h.rope.clone());
+        //= F-ST-089
+        let (layout, table) = (model.layout.rope, h.rope.clone());
         p.push(t, Op::Rope { buf, heads, head_dim: h.head_dim, layout, table });
     };
 

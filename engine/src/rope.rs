@@ -6,7 +6,7 @@ use compute::program::RopeTable;
 
 use crate::arch::Arch;
 use crate::error::{Error, Kind, Place, Result, quoted};
-use crate::file::{Metadata, Tensor};
+use crate::file::{Metadata, Tensor, missing};
 
 /// A table and how to speak of it.
 pub struct Scaled {
@@ -23,7 +23,7 @@ pub struct Scaled {
 pub fn from_metadata(
     arch: &Arch,
     meta: &Metadata,
-    factors: Option<&Tensor>,
+    factors: Option<(&str, &Tensor)>,
     head_dim: usize,
     context: usize,
 ) -> Result<Scaled> {
@@ -50,14 +50,15 @@ pub fn from_metadata(
         },
         "linear" => linear(&base, keys.positive("rope.scaling.factor")?.or(legacy).unwrap_or(1.0)),
         "yarn" => yarn(&keys, &base, theta, dims, context)?,
+        "llama3" => llama3(&keys, &base, context)?,
         other => {
             return Err(Error::new(Kind::Unsupported, format!("unsupported RoPE scaling {}", quoted(other)))
                 .at(Place::Key(kind_key))
                 .hint("supported: none, linear, yarn, llama3"));
         }
     };
-    if let Some(tensor) = factors {
-        divide(&mut inv_freq, tensor, arch)?;
+    if let Some((name, tensor)) = factors {
+        divide(&mut inv_freq, tensor, name)?;
         description = if description == "none" { "llama3".into() } else { format!("{description}, llama3") };
     }
     let inv_freq: Vec<f32> = inv_freq.into_iter().map(|f| f as f32).collect();
@@ -127,9 +128,27 @@ fn yarn(keys: &Keys<'_>, base: &[f64], theta: f64, dims: usize, context: usize) 
     Ok((scaled.collect(), mscale, format!("yarn x{factor}")))
 }
 
+/// Llama 3.1: waves that are short beside the first context stay, long ones are divided, with a slide between. GGUF has
+/// the result as a tensor ([`divide`]), HuggingFace these numbers.
+fn llama3(keys: &Keys<'_>, base: &[f64], context: usize) -> Result<(Vec<f64>, f64, String)> {
+    let need = |suffix: &str| keys.positive(suffix)?.ok_or_else(|| missing(&keys.name(suffix)));
+    let factor = need("rope.scaling.factor")?;
+    let (low, high) = (need("rope.scaling.low_freq_factor")?, need("rope.scaling.high_freq_factor")?);
+    let original = keys.positive("rope.scaling.original_context_length")?.unwrap_or(context as f64);
+    if low >= high {
+        return Err(Error::malformed(format!("{high} is not above the low factor, {low}"))
+            .at(Place::Key(keys.name("rope.scaling.high_freq_factor"))));
+    }
+    let scaled = base.iter().map(|&f| {
+        let wavelength = 2.0 * std::f64::consts::PI / f;
+        let keep = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);
+        (1.0 - keep) * f / factor + keep * f
+    });
+    Ok((scaled.collect(), 1.0, "llama3".into()))
+}
+
 /// Llama 3 stores what each frequency is divided by as a tensor.
-fn divide(inv_freq: &mut [f64], tensor: &Tensor, arch: &Arch) -> Result<()> {
-    let name = arch.names.rope_freqs;
+fn divide(inv_freq: &mut [f64], tensor: &Tensor, name: &str) -> Result<()> {
     if tensor.shape != [inv_freq.len()] {
         return Err(Error::malformed(format!("expected shape [{}], found {:?}", inv_freq.len(), tensor.shape))
             .at(Place::Tensor(name.into()))

@@ -45,7 +45,7 @@ pub struct Loaded {
     /// What it means; also reached by way of `Deref`.
     pub understood: Arc<Understood>,
     /// What runs.
-    pub(crate) runner: Box<dyn Runner>,
+    pub runner: Box<dyn Runner>,
 }
 
 impl Deref for Loaded {
@@ -59,14 +59,15 @@ impl Deref for Loaded {
 /// What a file means: everything about it that can be checked before numbers are computed.
 pub fn understand(file: Checked) -> Result<(Model, Tokenizer, Result<Option<ChatTemplate>>)> {
     let model = Model::new(file)?;
-    let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
+    let explain = |e| model.origins.explain(e);
+    let tokenizer = Tokenizer::from_metadata(&model.metadata).map_err(explain)?;
     model::check_vocabulary(tokenizer.vocab_size(), &model)?;
-    let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer);
+    let template = ChatTemplate::from_metadata(&model.metadata, &tokenizer).map_err(explain);
     Ok((model, tokenizer, template))
 }
 
 impl Loaded {
-    /// Opens a file and prepares it.
+    /// Opens a file or folder and prepares it.
     pub fn open(path: &Path, backend: &dyn Backend, context: Option<usize>) -> Result<Loaded> {
         Loaded::open_rewritten(path, backend, context, &Interest::Nothing, |_| {})
     }

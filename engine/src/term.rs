@@ -4,6 +4,7 @@
 //! Colour is for people: `anstream` decides for each stream (a terminal, `NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and this
 //! file asks it. With `--json`, standard output is one object whatever happens.
 
+mod progress;
 mod serving;
 mod spinner;
 
@@ -20,6 +21,7 @@ use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
 use crate::trace;
 
+pub use progress::Progress;
 pub use serving::serving;
 pub use spinner::clear;
 
@@ -214,7 +216,7 @@ fn drives(c: char) -> bool {
 
 /// A line on standard error, above the spinner if there is one. Only warnings come here unless the user asked for
 /// details: no tags, no timings, no word of backends.
-fn note(line: &str) {
+pub fn note(line: &str) {
     //= F-UX-024
     //= F-UX-025
     //= F-UX-026

@@ -148,6 +148,13 @@ impl Run {
         self
     }
 
+    /// Starts it in this folder.
+    pub fn in_folder(mut self, folder: &std::path::Path) -> Run {
+        self.shown.insert(0, format!("cd {} &&", shell_word(folder.as_os_str())));
+        self.command.current_dir(folder);
+        self
+    }
+
     /// Sends its standard output to a file, such as `/dev/full`.
     pub fn stdout_to(mut self, file: &str) -> Run {
         self.stdout_to = Some(file.into());

@@ -260,7 +260,7 @@ fn make(name: Option<&str>, out: &std::path::Path) -> Result<bool, String> {
         forge::list().iter().for_each(|n| println!("{n}"));
         return Ok(true);
     };
-    let file = if out.is_dir() { out.join(format!("{name}.gguf")) } else { out.to_path_buf() };
+    let file = if out.is_dir() { out.join(forge::file_name(name)) } else { out.to_path_buf() };
     forge::write(name, &file).map_err(|e| e.to_string())?;
     for part in forge::paths(name, &file).map_err(|e| e.to_string())? {
         println!("{}", part.display());

@@ -179,7 +179,18 @@ struct StoredCase {
 
 /// llama.cpp's answers for this model.
 pub fn golden(s: &Subject, name: &str) -> Result<Golden, Halt> {
-    let file = format!("llama/{name}.json");
+    stored(s, "llama", name)
+}
+
+/// The answers of `transformers` for a model in HuggingFace's layout. They were computed in F32: each row is exact.
+pub fn transformers(s: &Subject, name: &str) -> Result<Golden, Halt> {
+    let mut golden = stored(s, "transformers", name)?;
+    golden.cases.iter_mut().for_each(|case| case.exact.clone_from(&case.rows));
+    Ok(golden)
+}
+
+fn stored(s: &Subject, folder: &str, name: &str) -> Result<Golden, Halt> {
+    let file = format!("{folder}/{name}.json");
     let broken = |what: String| instrument(format!("golden/{file}: {what}"));
     let stored: StoredFile = serde_json::from_str(&s.golden_text(&file)?).map_err(|e| broken(e.to_string()))?;
     let shared: Vec<Question> = match stored.prompts.ends_with(".json") {
@@ -250,6 +261,10 @@ impl Golden {
     pub fn model(&self, s: &Subject) -> Result<PathBuf, Halt> {
         let (path, sound) = match &self.source {
             Source::Forge(name) => (s.forged(name)?, s.spoil.is_none()),
+            Source::File(path) if !path.ends_with(".gguf") => {
+                let folder = s.fixtures.join(path.rsplit('/').next().unwrap_or_default());
+                (folder, !s.fixtures.starts_with(s.scratch_root()))
+            }
             // The fixtures are told apart by the end of their names.
             Source::File(path) => {
                 let stem = path.trim_end_matches(".gguf");
@@ -267,7 +282,8 @@ impl Golden {
 
     /// Answers of another file than this say nothing about it.
     fn fresh(&self, path: &Path) -> Result<(), Halt> {
-        match stamp::sha256_of(path) {
+        let weights = if path.is_dir() { path.join("model.safetensors") } else { path.to_path_buf() };
+        match stamp::sha256_of(&weights) {
             Some(sha256) if sha256 == self.sha256 => Ok(()),
             Some(_) => Err(Halt::NotAttempted(Reason::Stale(format!("golden answers of another {}", self.name)))),
             None => Err(instrument(format!("cannot read {}", path.display()))),
@@ -319,7 +335,7 @@ pub fn teacher_forced(t: &mut Tally, model: &mut Loaded, golden: &Golden, epsilo
                     let at = format!("{}, case {}, position {}, {how}", golden.name, case.name, case.from + i);
                     let lead = format!("token {}, leading by {} > {epsilon}", theirs.id(), theirs.margin);
                     Refutation::new(
-                        "the most likely token is llama.cpp's",
+                        "the most likely token is the oracle's",
                         format!("token {} ({at})", ours.argmax),
                         lead,
                     )
@@ -375,7 +391,7 @@ impl Seen {
 
     fn judge(self, t: &mut Tally, golden: &Golden, how: &str) -> Result<(), Halt> {
         if self.decisive == 0 {
-            return Err(instrument(format!("golden/llama/{}.json has no decisive row", golden.name)));
+            return Err(instrument(format!("the golden answers of {} have no decisive row", golden.name)));
         }
         let share = f64::from(self.other) / f64::from(self.positions);
         t.hold(share <= golden.near_ties_allowed, || {
@@ -413,17 +429,17 @@ pub fn free_running(t: &mut Tally, model: &mut Loaded, golden: &Golden, epsilon:
             whole += 1;
             if let Some(reply) = &case.reply {
                 t.hold(answer.text == *reply, || {
-                    let at = format!("the text of {}, case {}, is llama.cpp's", golden.name, case.name);
+                    let at = format!("the text of {}, case {}, is the oracle's", golden.name, case.name);
                     Refutation::new(at, &*answer.text, &**reply)
                 })?;
             }
             let finish = if case.ends { Finish::Eos } else { Finish::Length };
-            t.equal("it ends as llama.cpp does", &answer.finish, &finish)?;
+            t.equal("it ends as the oracle does", &answer.finish, &finish)?;
             continue;
         }
         let margin = case.row_of_step(same).map_or(f64::INFINITY, |r| r.margin);
         t.hold(margin <= epsilon, || {
-            let criterion = format!("greedy ids are llama.cpp's ({}, case {}, token {same})", golden.name, case.name);
+            let criterion = format!("greedy ids are the oracle's ({}, case {}, token {same})", golden.name, case.name);
             let lead = format!("{:?}, token {same} leading by {margin} > {epsilon}", case.greedy);
             Refutation::new(criterion, format!("{:?}, {:?}", answer.tokens, answer.finish), lead)
         })?;
@@ -465,7 +481,7 @@ pub fn exact(t: &mut Tally, model: &mut Loaded, golden: &Golden) -> Result<(), H
         }
     }
     if positions == 0 {
-        return Err(instrument(format!("golden/llama/{}.json has no exact rows", golden.name)));
+        return Err(instrument(format!("the golden answers of {} have no exact rows", golden.name)));
     }
     t.number(&format!("{}: exact positions", golden.name), f64::from(positions));
     t.number(&format!("{}: largest difference of an exact logit", golden.name), worst);
@@ -614,7 +630,15 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let (fixtures, golden) = (root.join("fixtures"), root.join("golden"));
         let nowhere = PathBuf::from("nowhere");
-        Subject::healthy(Paths { apr: nowhere.clone(), evil_apr: nowhere, fixtures, golden, models: None }).unwrap()
+        Subject::healthy(Paths {
+            apr: nowhere.clone(),
+            evil_apr: nowhere,
+            fixtures,
+            golden,
+            models: None,
+            sources: None,
+        })
+        .unwrap()
     }
 
     /// Every file is read whole, and is of the model that the forge makes today.
@@ -634,7 +658,14 @@ mod tests {
             }
             files += 1;
         }
-        assert!(files > 20);
+        for path in crate::subject::list(&s.golden.join("transformers")).unwrap() {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if name != "tensors" {
+                transformers(&s, &name).unwrap().model(&s).unwrap();
+                files += 1;
+            }
+        }
+        assert!(files > 30);
     }
 
     #[test]

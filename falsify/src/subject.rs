@@ -35,6 +35,8 @@ pub struct Subject {
     pub golden: PathBuf,
     /// Folder of real weights.
     pub models: Option<PathBuf>,
+    /// The root of the source tree, where there is one.
+    pub sources: Option<PathBuf>,
     /// How the wrapper is to misbehave: children run it instead of `real_apr`.
     pub evil: Option<&'static str>,
     /// In-process checks apply this to every program they build. See [`Subject::rewritten`].
@@ -60,12 +62,14 @@ pub struct Paths {
     pub golden: PathBuf,
     /// Real weights.
     pub models: Option<PathBuf>,
+    /// The root of the source tree.
+    pub sources: Option<PathBuf>,
 }
 
 impl Subject {
     /// The healthy subject.
     pub fn healthy(paths: Paths) -> std::io::Result<Subject> {
-        let Paths { apr, evil_apr, fixtures, golden, models } = paths;
+        let Paths { apr, evil_apr, fixtures, golden, models, sources } = paths;
         let scratch = Arc::new(tempfile::Builder::new().prefix("falsify-").tempdir()?);
         Ok(Subject {
             real_apr: apr,
@@ -73,6 +77,7 @@ impl Subject {
             fixtures,
             golden,
             models,
+            sources,
             evil: None,
             rewrite: None,
             evil_backend: None,
@@ -110,24 +115,28 @@ impl Subject {
         self.fixture("q8_0")
     }
 
-    /// A model of the forge, made once per subject; of a split model the first file. A saboteur may spoil it.
+    /// A model of the forge, made once per subject: a file, of a split model the first one, or a folder. A saboteur may
+    /// spoil it.
     pub fn forged(&self, name: &str) -> Result<PathBuf, Halt> {
         let broken = |e: std::io::Error| instrument(format!("forging {name}: {e}"));
         let spoilt = self.spoil.map_or("sound".to_string(), |(who, _)| format!("by-{who}"));
         let kept = self.scratch.path().join("forged").join(spoilt);
-        let file = kept.join(format!("{name}.gguf"));
+        let file = kept.join(forge::file_name(name));
         let parts = forge::paths(name, &file).map_err(broken)?;
-        if !parts.iter().all(|p| p.is_file()) {
+        if !parts.iter().all(|p| p.exists()) {
             // Another check may be making the same file: made aside, then moved into place.
             let aside = self.scratch()?;
-            let draft = aside.join(format!("{name}.gguf"));
+            let draft = aside.join(forge::file_name(name));
             forge::write(name, &draft).map_err(broken)?;
             std::fs::create_dir_all(&kept).map_err(broken)?;
             for part in forge::paths(name, &draft).map_err(broken)? {
                 if let Some((_, spoil)) = self.spoil {
                     spoil(name, &part).map_err(broken)?;
                 }
-                std::fs::rename(&part, kept.join(part.file_name().unwrap_or_default())).map_err(broken)?;
+                let place = kept.join(part.file_name().unwrap_or_default());
+                // A folder cannot take the place of one that the other check has put there meanwhile.
+                let placed = std::fs::rename(&part, &place);
+                placed.or_else(|e| if place.exists() { Ok(()) } else { Err(e) }).map_err(broken)?;
             }
         }
         parts.into_iter().next().ok_or_else(|| instrument(format!("the forge made nothing for {name}")))
@@ -155,6 +164,11 @@ impl Subject {
     /// Text of a file of the oracle's output.
     pub fn golden_text(&self, name: &str) -> Result<String, Halt> {
         std::fs::read_to_string(self.golden.join(name)).map_err(|e| instrument(format!("golden/{name}: {e}")))
+    }
+
+    /// The root of the source tree.
+    pub fn sources(&self) -> Result<&Path, Halt> {
+        self.sources.as_deref().ok_or_else(|| instrument("no source tree"))
     }
 
     /// The program after this subject's rewrite, if it has one.

@@ -25,8 +25,9 @@ SHARED = "qwen2-tiny-prompts.json"
 F16_SHA256 = "5fa2b63f9f99f0e863ed51f79087f625595a80c583a92ae5b34cd9340c9b521e"
 FORGE = "cargo run --quiet --release -p falsify -- forge"
 FIXTURES = ["qwen2-tiny-q8_0", "qwen2-tiny-q4_k_m", "qwen2-tiny-f16"]
-# Forged, but nothing to answer: full shapes, fuzz seeds, one that is another in three files, padding that llama.cpp would sample.
-NO_ANSWERS = re.compile(r"^(full|shape|seed)-|-split-|-loud-")
+# Forged, but nothing to answer: full shapes, fuzz seeds, one that is another in three files, padding that llama.cpp would
+# sample, folders that it does not read.
+NO_ANSWERS = re.compile(r"^(full|shape|seed|hf)-|-split-|-loud-")
 ROW = f"margin = best - second best, log-sum-exp, then id, logit of the best {BEST}"
 EXACT = f"rows of the variant `exact` (weights decoded to F32, F32 cache, no flash attention), best {EXACT_BEST}, of the cases that keep every position"
 # The same tokens computed otherwise: options of Peer, whether one token at a time, whether with decoded weights. How far

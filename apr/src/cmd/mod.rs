@@ -1,13 +1,15 @@
 //! One file per command.
 
+mod convert;
 mod replay;
 mod run;
 mod serve;
 
 use std::process::ExitCode;
 
-use crate::args::{Args, Command};
 use engine::Result;
+
+use crate::args::{Args, Command};
 
 /// Does what was asked.
 pub fn dispatch(args: Args) -> Result<ExitCode> {
@@ -15,5 +17,6 @@ pub fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Run(args) => run::execute(&args),
         Command::Serve(args) => serve::execute(&args),
         Command::Replay(args) => replay::execute(&args),
+        Command::Convert(args) => convert::execute(&args),
     }
 }

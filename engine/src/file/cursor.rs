@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use compute::Format;
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, quoted};
 
 /// Reads little-endian numbers from the front of some bytes and never past their end.
 #[derive(Clone, Debug)]
@@ -130,6 +130,19 @@ pub fn tensor_bytes(format: Format, shape: &[usize]) -> Option<usize> {
     let (cols, leading) = shape.split_last()?;
     elements(shape)?;
     format.row_bytes(*cols)?.checked_mul(elements(leading)?)
+}
+
+/// Refuses tensors that share bytes. Takes where each lies and what it is called.
+pub fn disjoint(mut spans: Vec<(Range<usize>, String)>) -> Result<()> {
+    spans.sort_by_key(|(range, _)| range.start);
+    for pair in spans.windows(2) {
+        let ((before, other), (range, name)) = (&pair[0], &pair[1]);
+        if range.start < before.end {
+            let what = format!("its data overlaps that of tensor {}", quoted(other));
+            return Err(Error::malformed(what).at(Place::Tensor(name.clone())));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ const BEGINNINGS: &[(&[u8], &str)] = &[
     (b"lmgg", "a file in llama.cpp's format before GGUF (GGML); convert it to GGUF"),
     (b"fmgg", "a file in llama.cpp's format before GGUF (GGMF); convert it to GGUF"),
     (b"tjgg", "a file in llama.cpp's format before GGUF (GGJT); convert it to GGUF"),
-    (b"APR", "an .apr file (not supported yet)"),
     (b"version https://git-lfs", "a Git LFS pointer: the model itself was not fetched (git lfs pull)"),
     (b"\x80\x02", "a Python pickle (an old PyTorch file); convert it to GGUF"),
     (b"\x80\x04", "a Python pickle; convert it to GGUF"),
@@ -36,10 +35,6 @@ pub(super) fn looks_like(head: &[u8]) -> &'static str {
     }
     if head.get(257..262) == Some(b"ustar") {
         return "a tar archive";
-    }
-    // SafeTensors: the length of its JSON header, then the header.
-    if head.get(8) == Some(&b'{') && head[..8].ends_with(&[0, 0]) {
-        return "a SafeTensors file (not supported yet)";
     }
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     if starts_like(text, b"<!doctype html") || starts_like(text, b"<html") {

@@ -8,20 +8,25 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use compute::{Bytes, Format};
 
-use super::cursor::{Cursor, elements, span, tensor_bytes};
-use super::{Checked, Container, Metadata, Tensor, Value};
-use crate::error::{Error, Kind, Place, Result, quoted};
+use super::cursor::{Cursor, disjoint, elements, span, tensor_bytes};
+use super::split::Parts;
+use super::{Checked, Container, Metadata, Naming, Origins, Tensor, Value, at_most, inside, over};
+use crate::error::{Error, Kind, Place, Result};
 use crate::limits;
+
+pub mod writer;
 
 #[cfg(test)]
 mod tests;
 
 /// GGUF, as [`super::ALL`] lists it.
 pub static CONTAINER: Container = Container { name: "GGUF", sniff, open };
+
+static PARTS: Parts = Parts { extension: "gguf", parse };
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const ALIGNMENT_KEY: &str = "general.alignment";
@@ -60,6 +65,11 @@ const TENSOR_TYPES: [&str; 43] = [
     "MXFP4", "NVFP4", "Q1_0", "Q2_0",
 ];
 
+/// ggml's name of a tensor type, whether this build reads it or not.
+pub(super) fn type_name(id: u32) -> Option<&'static str> {
+    TENSOR_TYPES.get(id as usize).copied()
+}
+
 fn sniff(head: &[u8]) -> bool {
     // Reversed magic is ours too, so that a big-endian file is refused by name.
     head.starts_with(MAGIC) || head.starts_with(b"FUGG")
@@ -67,11 +77,7 @@ fn sniff(head: &[u8]) -> bool {
 
 /// Reads a model from its file, and from the files beside it if it is split.
 fn open(path: &Path, bytes: Bytes) -> Result<Checked> {
-    let opened = parse(bytes)?;
-    match Split::of(&opened.metadata)? {
-        None => Ok(opened),
-        Some(split) => open_split(path, opened, split),
-    }
+    PARTS.gathered(path, parse(bytes)?)
 }
 
 /// Reads one GGUF file from memory or a mapping. Of a split model, that is one part with its own tensors.
@@ -82,7 +88,16 @@ pub fn parse(bytes: Bytes) -> Result<Checked> {
     let (metadata, alignment) = read_metadata(&mut c, head.entries)?;
     let infos = read_infos(&mut c, head.tensors)?;
     let tensors = place_tensors(&bytes, c, infos, alignment)?;
-    Ok(Checked { format: format!("GGUF v{}", head.version), metadata, tensors, file_bytes: bytes.len() as u64 })
+    Ok(Checked {
+        format: format!("GGUF v{}", head.version),
+        naming: Naming::Gguf,
+        metadata,
+        tensors,
+        others: BTreeMap::new(),
+        file_bytes: bytes.len() as u64,
+        origins: Origins::default(),
+        warnings: Vec::new(),
+    })
 }
 
 /// The first 24 bytes.
@@ -300,7 +315,7 @@ fn read_info(c: &mut Cursor<'_>, name: String) -> Result<Info> {
 }
 
 fn unsupported_type(id: u32) -> Error {
-    let what = match TENSOR_TYPES.get(id as usize) {
+    let what = match type_name(id) {
         Some(name) => format!("numbers of type {name} (ggml type {id}) are not supported"),
         None => format!("ggml type {id} is unknown"),
     };
@@ -329,14 +344,7 @@ fn place_tensors(
             return Err(Error::malformed("the tensor stands in the file twice").at(Place::Tensor(info.name)));
         }
     }
-    spans.sort_by_key(|(range, _)| range.start);
-    for pair in spans.windows(2) {
-        let ((before, other), (range, name)) = (&pair[0], &pair[1]);
-        if range.start < before.end {
-            let what = format!("its data overlaps that of tensor {}", quoted(other));
-            return Err(Error::malformed(what).at(Place::Tensor(name.clone())));
-        }
-    }
+    disjoint(spans)?;
     Ok(tensors)
 }
 
@@ -372,121 +380,4 @@ fn read_name(c: &mut Cursor<'_>, max: u64, what: &str) -> Result<String> {
             Err(Error::malformed(what).at(place))
         }
     }
-}
-
-/// Holds a number against a limit of [`limits`].
-fn at_most(n: u64, max: u64, what: &str, at: Place) -> Result<()> {
-    if n > max { Err(over(max, what, at)) } else { Ok(()) }
-}
-
-fn over(max: u64, what: &str, at: Place) -> Error {
-    Error::new(Kind::TooLarge, format!("more than {max} {what}, the limit of this build")).at(at)
-}
-
-/// Puts the name of the entry or tensor that was being read in front of an error that knows only its byte.
-fn inside(e: Error, name: &str) -> Error {
-    Error { what: format!("{}: {}", quoted(name), e.what), ..e }
-}
-
-/// What a part of a split model says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Split {
-    /// This part, from 0.
-    no: u64,
-    /// How many parts there are, at least 2.
-    count: u64,
-    /// Tensors in all parts, where the part says so.
-    tensors: Option<u64>,
-}
-
-impl Split {
-    /// `None` for a model in one file.
-    fn of(metadata: &Metadata) -> Result<Option<Split>> {
-        let count = match metadata.unsigned("split.count")? {
-            None | Some(1) => return Ok(None),
-            Some(n) => n,
-        };
-        let place = || Place::Key("split.count".into());
-        at_most(count, limits::SHARDS_MAX, "files of one model", place())?;
-        let no = metadata.need_unsigned("split.no")?;
-        if no >= count {
-            return Err(
-                Error::malformed(format!("part {no}, counted from 0, of {count}")).at(Place::Key("split.no".into()))
-            );
-        }
-        Ok(Some(Split { no, count, tensors: metadata.unsigned("split.tensors.count")? }))
-    }
-
-    /// How a file of part `no` ends its name, counted from 1: `-00001-of-00003.gguf`.
-    fn suffix(self, no: u64) -> String {
-        format!("-{:05}-of-{:05}.gguf", no + 1, self.count)
-    }
-
-    /// The file of part `no` beside `path`, which is the file of this part. Only the number in its plain name
-    /// changes, so nothing in a file can lead us to another directory.
-    fn sibling(self, path: &Path, no: u64) -> Option<PathBuf> {
-        let name = path.file_name()?.to_str()?;
-        let stem = name.strip_suffix(&self.suffix(self.no))?;
-        Some(path.with_file_name(format!("{stem}{}", self.suffix(no))))
-    }
-}
-
-/// Gathers the parts of a split model. The metadata of the first part is the model's; `opened` may be any
-/// part.
-fn open_split(path: &Path, opened: Checked, split: Split) -> Result<Checked> {
-    let hint = format!("the model is split; open the file that ends in {}, with the others beside it", split.suffix(0));
-    let mut opened = Some(opened);
-    let mut model: Option<Checked> = None;
-    for no in 0..split.count {
-        let part = match opened.take_if(|_| no == split.no) {
-            Some(part) => part,
-            None => {
-                let sibling = split.sibling(path, no).ok_or_else(|| {
-                    let what =
-                        format!("this is part {} of {}, but its name does not say so", split.no + 1, split.count);
-                    Error::malformed(what).at(Place::Key("split.count".into())).hint(hint.clone())
-                })?;
-                open_part(&sibling, no, split).map_err(|e| if e.hint.is_none() { e.hint(&hint) } else { e })?
-            }
-        };
-        match &mut model {
-            None => model = Some(part),
-            Some(model) => merge(model, part)?,
-        }
-    }
-    // A split has at least two parts, so there is a model.
-    let model = model.ok_or_else(|| Error::malformed("a model of no parts"))?;
-    if let Some(tensors) = split.tensors
-        && tensors != model.tensors.len() as u64
-    {
-        let what = format!("{tensors} tensors announced, but the {} parts have {}", split.count, model.tensors.len());
-        return Err(Error::malformed(what).at(Place::Key("split.tensors.count".into())));
-    }
-    Ok(model)
-}
-
-fn open_part(path: &Path, no: u64, of: Split) -> Result<Checked> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = parse(super::map(path)?).map_err(|e| inside(e, &name))?;
-    let found = Split::of(&part.metadata).map_err(|e| inside(e, &name))?;
-    let agrees = found.is_some_and(|found| {
-        (found.no, found.count) == (no, of.count)
-            && found.tensors.zip(of.tensors).is_none_or(|(theirs, ours)| theirs == ours)
-    });
-    if !agrees {
-        let what = format!("{} is not part {} of {} of the same model", quoted(&name), no + 1, of.count);
-        return Err(Error::malformed(what).at(Place::Key("split.no".into())));
-    }
-    Ok(part)
-}
-
-fn merge(model: &mut Checked, part: Checked) -> Result<()> {
-    model.file_bytes = model.file_bytes.saturating_add(part.file_bytes);
-    for (name, tensor) in part.tensors {
-        if model.tensors.contains_key(&name) {
-            return Err(Error::malformed("two parts of the model have it").at(Place::Tensor(name)));
-        }
-        model.tensors.insert(name, tensor);
-    }
-    at_most(model.tensors.len() as u64, limits::TENSORS_MAX, "tensors", Place::Key("split.count".into()))
 }

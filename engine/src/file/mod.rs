@@ -3,9 +3,15 @@
 //! A container is one file here and one entry of [`ALL`]. All of them read through [`cursor::Cursor`], the only
 //! arithmetic on untrusted numbers. What a file *is* is decided by its first bytes, never by its name.
 
+pub mod apr;
 pub mod cursor;
 mod foreign;
 pub mod gguf;
+mod hf;
+mod json;
+pub mod outgoing;
+pub mod safetensors;
+pub mod split;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,19 +36,56 @@ pub struct Container {
 const HEAD_BYTES: usize = 512;
 
 /// Every container.
-pub static ALL: &[&Container] = &[&gguf::CONTAINER];
+pub static ALL: &[&Container] = &[&gguf::CONTAINER, &safetensors::CONTAINER, &apr::CONTAINER];
 
 /// A model file that agrees with its own format: every tensor lies inside the file, with the size its shape says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checked {
     /// Container and version, for people: `GGUF v3`.
     pub format: String,
+    /// Whose names the tensors have.
+    pub naming: Naming,
     /// Everything the file says about itself.
     pub metadata: Metadata,
     /// By name.
     pub tensors: BTreeMap<String, Tensor>,
+    /// Tensors that cannot be weights, and why: integers, doubles, nothing at all. Only a model that asks for one minds.
+    pub others: BTreeMap<String, String>,
     /// Bytes of all files of the model.
     pub file_bytes: u64,
+    /// Where the metadata really stands.
+    pub origins: Origins,
+    /// What the user should know that is no reason to refuse the file.
+    pub warnings: Vec<String>,
+}
+
+/// Keys of the metadata that stand in the file under another name, or in a file beside it:
+/// `llama.embedding_length` is `config.json: hidden_size`.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(pub BTreeMap<String, String>);
+
+impl Origins {
+    /// The error with the file and field that its user knows.
+    pub fn explain(&self, mut e: Error) -> Error {
+        if let Some(Place::Key(key)) = &e.at
+            && let Some(origin) = self.0.get(key)
+        {
+            e.at = Some(Place::Key(origin.clone()));
+        }
+        e
+    }
+}
+
+/// Who named the tensors of a model, and ordered the rows of its queries and keys: a converter to GGUF, or the code
+/// that trained it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// `blk.0.attn_q.weight`.
+    Gguf,
+    /// `model.layers.0.self_attn.q_proj.weight`.
+    HuggingFace,
+    /// The second's names on tensors that the first had ordered: what importers of GGUF files make.
+    Renamed,
 }
 
 /// A tensor as the file describes it.
@@ -101,7 +144,7 @@ impl Value {
 /// Metadata by key, with getters that say which key is wrong and how.
 #[derive(Debug, Clone, Default)]
 pub struct Metadata {
-    /// The entries.
+    /// The entries, under the keys that GGUF has for them, whatever the container.
     pub entries: BTreeMap<String, Value>,
 }
 
@@ -176,8 +219,11 @@ pub fn missing(key: &str) -> Error {
     Error::malformed("required metadata is missing").at(Place::Key(key.into()))
 }
 
-/// Maps a model file, finds out what it is, and checks it.
+/// Maps a model file, finds out what it is, and checks it. A folder is one in HuggingFace's layout.
 pub fn open(path: &Path) -> Result<Checked> {
+    if path.is_dir() {
+        return hf::open_folder(path);
+    }
     let bytes = map(path)?;
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
     match ALL.iter().find(|c| (c.sniff)(head)) {
@@ -211,4 +257,18 @@ pub fn map(path: &Path) -> Result<Bytes> {
 /// SHA-256 of a file, in hexadecimal.
 pub fn sha256(path: &Path) -> Result<String> {
     Ok(Sha256::digest(&*map(path)?).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Holds a number against a limit of [`limits`].
+pub(crate) fn at_most(n: u64, max: u64, what: &str, at: Place) -> Result<()> {
+    if n > max { Err(over(max, what, at)) } else { Ok(()) }
+}
+
+pub(crate) fn over(max: u64, what: &str, at: Place) -> Error {
+    Error::new(Kind::TooLarge, format!("more than {max} {what}, the limit of this build")).at(at)
+}
+
+/// Puts the name of the entry or tensor that was being read in front of an error that knows only its byte.
+pub(crate) fn inside(e: Error, name: &str) -> Error {
+    Error { what: format!("{}: {}", quoted(name), e.what), ..e }
 }

@@ -154,9 +154,9 @@ impl Blocks {
         self.held + self.promised
     }
 
-    /// Takes one of the promised blocks. `grow` makes storage for so many blocks if it can. `source` is to be copied
-    /// from afterwards: it is given up last, and then it is the answer itself.
-    pub fn take(&mut self, source: Option<u32>, grow: &mut dyn FnMut(usize) -> bool) -> u32 {
+    /// Takes one of the promised blocks, what it was kept for forgotten and what it holds still there. `grow` makes
+    /// storage for so many blocks if it can.
+    pub fn take(&mut self, grow: &mut dyn FnMut(usize) -> bool) -> u32 {
         self.promised -= 1;
         let block = if let Some(block) = self.free.pop() {
             block
@@ -164,8 +164,12 @@ impl Blocks {
             self.of.push(Block::default());
             (self.of.len() - 1) as u32
         } else {
-            let oldest = self.idle.values().copied().find(|b| Some(*b) != source).or(source);
-            let block = oldest.expect("invariant: a promised block is free, can be made, or is idle");
+            let block = self
+                .idle
+                .values()
+                .copied()
+                .next()
+                .expect("invariant: a promised block is free, can be made, or is idle");
             self.evict(block);
             block
         };
@@ -242,24 +246,29 @@ impl Blocks {
         }
     }
 
-    /// What must hold between steps; `tables` are those of all running requests. For tests.
-    #[cfg(test)]
-    pub fn audit(&self, tables: &[&[u32]], untaken: usize) {
+    /// What must hold between turns, or what does not; `tables` and `untaken` are those of all running requests.
+    pub fn audit(&self, tables: &[&[u32]], untaken: usize) -> Result<(), &'static str> {
         let mut holders = vec![0u32; self.of.len()];
         for &block in tables.iter().flat_map(|t| t.iter()) {
             holders[block as usize] += 1;
         }
-        assert!(self.of.iter().map(|b| b.holders).eq(holders.iter().copied()), "holders are not those of the tables");
-        assert_eq!(self.held, holders.iter().filter(|n| **n > 0).count());
-        assert_eq!(self.promised, untaken);
-        assert!(self.held + self.promised <= self.total);
-        assert_eq!(self.held + self.idle.len() + self.free.len(), self.of.len(), "a block is lost");
-        for (key, &block) in &self.kept {
+        let held = holders.iter().filter(|n| **n > 0).count();
+        let kept_in_order = self.kept.iter().all(|(key, &block)| {
             let b = &self.of[block as usize];
-            assert_eq!(b.key.as_ref(), Some(key));
             let before = self.of.iter().find(|o| o.key.is_some() && o.identity == key.0);
-            assert!(key.0 == 0 || before.is_some(), "a kept block outlived the one before it");
-            assert!(b.holders == 0 || before.is_none_or(|o| o.holders > 0), "a block is held without its beginning");
-        }
+            b.key.as_ref() == Some(key)
+                && (key.0 == 0 || before.is_some())
+                && (b.holders == 0 || before.is_none_or(|o| o.holders > 0))
+        });
+        let rules = [
+            (self.of.iter().map(|b| b.holders).eq(holders), "holders are not those of the tables"),
+            (self.held == held, "held blocks are miscounted"),
+            (self.promised == untaken, "promises are miscounted"),
+            (self.held + self.promised <= self.total, "more is promised than there is"),
+            (self.held + self.idle.len() + self.free.len() == self.of.len(), "a block is lost"),
+            (self.of.len() <= self.total, "more blocks than planned"),
+            (kept_in_order, "a kept block outlived the one before it"),
+        ];
+        rules.into_iter().try_for_each(|(holds, else_what)| if holds { Ok(()) } else { Err(else_what) })
     }
 }

@@ -95,7 +95,8 @@ impl Scheduler {
             return refuse(format!("a queue of {}; at most {} may wait", plan.queue_max, limits::QUEUE_MAX));
         }
         loaded.runner.reserve_blocks(1)?;
-        let block_bytes = loaded.runner.counters().kv_bytes.max(1);
+        let counters = loaded.runner.counters();
+        let block_bytes = (counters.kv_bytes / counters.kv_blocks.max(1)).max(1);
         let whole = loaded.context.div_ceil(KV_BLOCK);
         let blocks = match plan.kv_bytes {
             Some(bytes) => usize::try_from(bytes / block_bytes).unwrap_or(usize::MAX),
@@ -132,9 +133,10 @@ impl Scheduler {
         Ok((scheduler, handle))
     }
 
-    /// Gives the model back.
-    pub fn into_loaded(self) -> Loaded {
-        self.loaded
+    /// What must hold between turns, or what does not: no block is lost, none is promised twice.
+    pub fn audit(&self) -> std::result::Result<(), &'static str> {
+        let tables: Vec<&[u32]> = self.running.iter().map(|s| &s.table[..]).collect();
+        self.blocks.audit(&tables, self.running.iter().map(|s| s.untaken).sum())
     }
 
     /// One round: who is gone goes, who fits comes, one step runs. False when there was nothing to run.
@@ -253,9 +255,10 @@ impl Scheduler {
         let kept = (table.len(), found.identity);
         if let Some((source, _)) = found.tail {
             let runner = &mut self.loaded.runner;
-            let block = self.blocks.take(Some(source), &mut |n| runner.reserve_blocks(n).is_ok());
+            let block = self.blocks.take(&mut |n| runner.reserve_blocks(n).is_ok());
             untaken -= 1;
             table.push(block);
+            // Where memory is short the block that was taken is the source itself.
             if let Err(e) = runner.copy_blocks(&[(source, block)]) {
                 return Err(Box::new((job, table, untaken, e.into())));
             }
@@ -339,13 +342,14 @@ impl Scheduler {
     }
 
     /// Rows of all parts through the model.
+    //= F-PIPE-183
     fn run(&mut self, parts: &[Part]) -> Result<()> {
         self.loaded.model.unchanged()?;
         self.rows.clear();
         for (sequence, (s, part)) in self.running.iter_mut().zip(parts).enumerate() {
             while s.table.len() * KV_BLOCK < s.fed + part.rows {
                 let runner = &mut self.loaded.runner;
-                s.table.push(self.blocks.take(None, &mut |n| runner.reserve_blocks(n).is_ok()));
+                s.table.push(self.blocks.take(&mut |n| runner.reserve_blocks(n).is_ok()));
                 s.untaken -= 1;
             }
             let want = |at: usize| if at + 1 == s.tokens.len() { s.want() } else { Want::Nothing };
@@ -423,7 +427,7 @@ impl Scheduler {
     /// A running request leaves; what it computed stays as long as nobody needs the room.
     fn end(&mut self, index: usize, how: End, now: Duration) {
         let mut s = self.running.remove(index);
-        if s.cache && !matches!(how, End::Failed(_)) {
+        if s.cache {
             let (n, identity) = s.kept;
             if let Some(&block) = s.table.get(n) {
                 self.blocks.keep_tail(block, identity, &s.tokens[n * KV_BLOCK..s.fed]);

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::problem::{Answered, Problem};
+use crate::error::quoted;
 use crate::limits;
 
 /// Bytes of bodies that are held, of all requests together.
@@ -57,7 +58,8 @@ impl Held {
     /// Reads a body to its end.
     pub async fn read(&self, headers: &HeaderMap, body: Body) -> Answered<Whole> {
         if let Some(coding) = headers.get(header::CONTENT_ENCODING).filter(|c| *c != "identity") {
-            let what = format!("bodies in Content-Encoding {:?} are not read; send it plain", coding.as_bytes());
+            let coding = quoted(&String::from_utf8_lossy(coding.as_bytes()));
+            let what = format!("bodies in Content-Encoding {coding} are not read; send it plain");
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
         }
         // What says that it is too large is not read at all.

@@ -65,9 +65,6 @@ pub async fn admit(State(server): State<Arc<Server>>, request: Request, next: Ne
 
 fn checked(server: &Server, request: &Request) -> Answered<()> {
     let headers = request.headers();
-    if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "a body has a length or comes in chunks, not both"));
-    }
     let route = route::of(request.uri().path());
     let open = route.is_some_and(|r| r.open);
     let keys = &server.options.api_keys;

@@ -4,6 +4,7 @@
 //! the beginning of its line, so that the `^C` that a terminal shows of the key goes away with it, and the cursor stays
 //! visible throughout.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -23,7 +24,7 @@ const ERASE: &str = "\r\x1b[2K";
 static SHOWN: Mutex<Shown> = Mutex::new(Shown { message: None, turn: 0, frame: 0 });
 
 struct Shown {
-    message: Option<&'static str>,
+    message: Option<Cow<'static, str>>,
     /// Which showing this is: the thread of an earlier one must not go on with a later one.
     turn: u64,
     frame: usize,
@@ -31,8 +32,9 @@ struct Shown {
 
 impl Shown {
     /// The next frame in the place of the last one.
+    //= F-INT-283
     fn draw(&mut self) {
-        let Some(message) = self.message else { return };
+        let Some(message) = &self.message else { return };
         let frame = FRAMES[self.frame % FRAMES.len()];
         self.frame += 1;
         let mut out = std::io::stderr().lock();
@@ -57,13 +59,13 @@ fn shown() -> MutexGuard<'static, Shown> {
 }
 
 /// Shows a spinner with these words, if standard error is a terminal that can take a line back.
-pub(super) fn show(message: &'static str) {
+pub(super) fn show(message: impl Into<Cow<'static, str>>) {
     let dumb = knobs::read(&knobs::TERM).map_or(!cfg!(windows), |term| term == "dumb");
     if dumb || !std::io::stderr().is_terminal() {
         return;
     }
     let mut s = shown();
-    s.message = Some(message);
+    s.message = Some(message.into());
     s.turn += 1;
     //= F-UX-035
     s.draw();
@@ -83,10 +85,10 @@ pub(super) fn show(message: &'static str) {
 }
 
 /// Other words for the spinner, if it is there.
-pub(super) fn say(message: &'static str) {
+pub(super) fn say(message: impl Into<Cow<'static, str>>) {
     let mut s = shown();
     if s.message.is_some() {
-        s.message = Some(message);
+        s.message = Some(message.into());
     }
 }
 

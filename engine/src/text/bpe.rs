@@ -20,11 +20,13 @@ use crate::limits;
 
 const MERGES: &str = "tokenizer.ggml.merges";
 const PRE: &str = "tokenizer.ggml.pre";
+/// Not GGUF's: the expressions of a `tokenizer.json`, in order.
+const WORDS: &str = "tokenizer.pre.words";
 
 /// Byte-level encoding.
 pub(super) static MODEL: Model = Model {
     name: "gpt2",
-    build: |metadata, vocabulary| build(metadata, vocabulary, pre(metadata)?, Spelling::Bytes),
+    build: |metadata, vocabulary| build(metadata, vocabulary, &pre(metadata)?, Spelling::Bytes),
     bytes: token_bytes,
     defaults: Defaults::NONE,
 };
@@ -58,6 +60,7 @@ struct BytePairs {
     alphabet: [char; 256],
 }
 
+//= F-INT-294
 fn build(metadata: &Metadata, vocabulary: &Vocabulary, pre: &Pre, spelling: Spelling) -> Result<Encoding> {
     let ids = ids(vocabulary);
     let merges = merges(metadata, &ids)?;
@@ -85,13 +88,33 @@ fn key(key: &str) -> Place {
     Place::Key(key.into())
 }
 
-fn pre(metadata: &Metadata) -> Result<&'static Pre> {
+/// The pre-tokeniser: by its name, or by the expressions themselves where a file has those.
+fn pre(metadata: &Metadata) -> Result<Pre> {
     let names = || pretokenizer::ALL.iter().flat_map(|p| p.names).copied().collect::<Vec<_>>().join(", ");
-    let unsupported =
-        |what: String| Error::new(Kind::Unsupported, what).at(key(PRE)).hint(format!("supported: {}", names()));
-    let name = metadata.string(PRE)?.ok_or_else(|| unsupported("the file does not name its pre-tokeniser".into()))?;
-    let named = pretokenizer::ALL.iter().find(|p| p.names.contains(&name));
-    named.ok_or_else(|| unsupported(format!("unknown pre-tokeniser {}", quoted(name))))
+    let unsupported = |at: &str, what: String| {
+        Error::new(Kind::Unsupported, what).at(key(at)).hint(format!("supported: {}", names()))
+    };
+    if let Some(words) = metadata.array(WORDS)? {
+        let said = |key: &str| metadata.bool(key).map(|said| said.unwrap_or(false));
+        let same = |p: &&Pre| words.iter().map(text_of).eq(p.words.iter().map(|w| Some(*w)));
+        let found = pretokenizer::ALL.iter().find(same).ok_or_else(|| {
+            let first = words.iter().find_map(text_of).unwrap_or("none");
+            unsupported(WORDS, format!("unknown pre-tokeniser expression {}", quoted(first)))
+        })?;
+        let (nfc, whole_words) = (said("tokenizer.pre.nfc")?, said("tokenizer.pre.whole_words")?);
+        return Ok(Pre { nfc, whole_words, ..*found });
+    }
+    let name =
+        metadata.string(PRE)?.ok_or_else(|| unsupported(PRE, "the file does not name its pre-tokeniser".into()))?;
+    let found = pretokenizer::ALL.iter().find(|p| p.names.contains(&name));
+    found.copied().ok_or_else(|| unsupported(PRE, format!("unknown pre-tokeniser {}", quoted(name))))
+}
+
+fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
 }
 
 /// The tokens by name, which is how the merges speak of them. Control tokens are none of the words that text is made of.

@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 
 /// A pre-tokeniser, as `tokenizer.ggml.pre` names it.
+#[derive(Clone, Copy)]
 pub(super) struct Pre {
     /// Its names in files.
     pub names: &'static [&'static str],

@@ -108,7 +108,8 @@ impl Vocabulary {
         let separator = or(id("tokenizer.ggml.seperator_token_id")?, defaults.separator);
         let pad = id("tokenizer.ggml.padding_token_id")?;
         let turn_ends = [eos, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
-        let end_ids = ends(&texts, &kinds).chain(turn_ends.into_iter().flatten()).collect();
+        let listed = listed_ends(metadata, texts.len())?;
+        let end_ids = ends(&texts, &kinds).chain(turn_ends.into_iter().flatten()).chain(listed).collect();
         let mut vocabulary = Vocabulary {
             texts,
             kinds,
@@ -327,6 +328,16 @@ fn ends(texts: &[Box<str>], kinds: &[Kind]) -> impl Iterator<Item = u32> {
     let is_end = move |text: &str| ENDS.contains(&text) && !(inner_end && text == "<|end|>");
     let all = texts.iter().zip(kinds).enumerate();
     all.filter(move |(_, (t, k))| **k == Kind::Control && is_end(t)).map(|(id, _)| id as u32)
+}
+
+/// Ends that are listed by id. Not GGUF's: HuggingFace's `eos_token_id` may be several.
+fn listed_ends(metadata: &Metadata, len: usize) -> Result<Vec<u32>> {
+    const KEY: &str = "tokenizer.end_token_ids";
+    let end = |value: &Value| match value {
+        Value::Unsigned(id) if *id < len as u64 => Ok(*id as u32),
+        other => Err(malformed(KEY, format!("{other:?} is no token: the vocabulary has {len} tokens"))),
+    };
+    metadata.array(KEY)?.unwrap_or_default().iter().map(end).collect()
 }
 
 /// A token id under a key, inside the vocabulary.

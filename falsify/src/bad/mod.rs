@@ -5,6 +5,7 @@
 //!
 //! The numbers of the families are those of the tables' comments; they stand in the names of the cases too.
 
+pub mod apr;
 pub mod command_line;
 pub mod damage;
 pub mod files;
@@ -12,6 +13,7 @@ pub mod header;
 pub mod http;
 pub mod hyper;
 pub mod numbers;
+pub mod safetensors;
 pub mod template;
 pub mod tensors;
 pub mod text;

@@ -408,7 +408,7 @@ pub fn f_gguf_052(s: &Subject) -> Attempt {
 }
 
 /// Bytes mapped of this file, and how many of them are in memory: `/proc/self/smaps`.
-fn mapping_of(path: &Path) -> Result<(u64, u64), Halt> {
+pub(super) fn mapping_of(path: &Path) -> Result<(u64, u64), Halt> {
     let shown = path.canonicalize().map_err(instrument)?.to_string_lossy().into_owned();
     let smaps = std::fs::read_to_string("/proc/self/smaps").map_err(instrument)?;
     let (mut here, mut mapped, mut resident) = (false, 0, 0);

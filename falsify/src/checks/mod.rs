@@ -5,13 +5,17 @@
 //! with `?` at the first thing that did not. It knows no saboteur: the same code meets the healthy subject and the
 //! broken ones.
 
+pub mod apr;
 pub mod cli;
 pub mod cpu;
+pub mod crit;
 pub mod gguf;
+pub mod int;
 pub mod jid;
 pub mod math;
 pub mod pipe;
 pub mod serve;
+pub mod st;
 pub mod trace;
 pub mod ux;
 
@@ -23,13 +27,17 @@ pub type Check = fn(&Subject) -> Attempt;
 
 /// Every file of checks: its name, and the checks by row id.
 pub static ALL: &[(&str, &[(&str, Check)])] = &[
+    ("apr", apr::CHECKS),
     ("cli", cli::CHECKS),
     ("cpu", cpu::CHECKS),
+    ("crit", crit::CHECKS),
     ("gguf", gguf::CHECKS),
+    ("int", int::CHECKS),
     ("jid", jid::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),
     ("serve", serve::CHECKS),
+    ("st", st::CHECKS),
     ("trace", trace::CHECKS),
     ("ux", ux::CHECKS),
 ];

@@ -75,7 +75,9 @@ pub enum Data {
 pub type Make = Box<dyn Fn(&mut dyn Write) -> io::Result<()>>;
 
 impl Data {
-    fn len(&self) -> u64 {
+    /// How many bytes it has.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> u64 {
         match self {
             Data::Bytes(bytes) => bytes.len() as u64,
             Data::Hole(len) | Data::Made(len, _) => *len,

@@ -5,10 +5,13 @@
 //! The forge follows llama.cpp's conventions and knows none of `engine`'s code; of `compute` it uses the
 //! encoders of number formats.
 
+pub mod apr;
 pub mod gguf;
+pub mod huggingface;
 pub mod mixture;
 pub mod models;
 pub mod random;
+pub mod safetensors;
 pub mod seeds;
 pub mod words;
 
@@ -17,7 +20,9 @@ use std::path::{Path, PathBuf};
 
 use compute::{Format, quant};
 
+use apr::Bundle;
 use gguf::Writer;
+use huggingface::Folder;
 use mixture::{FileType, Mixture};
 use models::{Filling, Model, Scaling};
 use words::Words;
@@ -33,8 +38,14 @@ enum What {
     Model(Model),
     /// A model over so many files.
     Split(Model, u16),
+    /// A model in HuggingFace's layout, its weights over so many files.
+    Folder(Model, usize),
+    /// A SafeTensors file that is no model.
+    Numbers(fn() -> safetensors::Writer),
     /// A file for the fuzzer to begin with.
     Seed(fn() -> Writer),
+    /// An `.apr` file.
+    Bundle(Bundle),
 }
 
 /// The name of everything that can be made: small models, full shapes, fuzz seeds.
@@ -45,16 +56,16 @@ pub fn list() -> Vec<String> {
 /// The model behind a name, to be changed and written by hand. `None` for fuzz seeds and unknown names.
 pub fn model(name: &str) -> Option<Model> {
     match find(name)?.what {
-        What::Model(model) | What::Split(model, _) => Some(model),
-        What::Seed(_) => None,
+        What::Model(model) | What::Split(model, _) | What::Folder(model, _) => Some(model),
+        What::Seed(_) | What::Numbers(_) | What::Bundle(_) => None,
     }
 }
 
-/// The file behind a name, to be spoiled before it is written. `None` for split models and unknown names.
+/// The file behind a name, to be spoiled before it is written. `None` for what is no single GGUF file.
 pub fn file(name: &str) -> Option<io::Result<Writer>> {
     match find(name)?.what {
         What::Model(model) => Some(model.file()),
-        What::Split(..) => None,
+        What::Split(..) | What::Folder(..) | What::Numbers(_) | What::Bundle(_) => None,
         What::Seed(make) => Some(Ok(make())),
     }
 }
@@ -65,10 +76,24 @@ pub fn write(name: &str, path: &Path) -> io::Result<()> {
     match item.what {
         What::Model(model) => model.file()?.write(path),
         What::Seed(make) => make().write(path),
+        What::Numbers(make) => make().write(path),
+        What::Folder(model, 1) => Folder::of(&model)?.write(path),
+        What::Folder(model, count) => Folder::of(&model)?.write_shards(path, count),
+        What::Bundle(bundle) => bundle.write(path),
         What::Split(model, count) => {
             let parts = model.file()?.split(count);
             parts.iter().zip(part_paths(path, count)).try_for_each(|(part, path)| part.write(&path))
         }
+    }
+}
+
+/// What the file or folder of this name is called: its form, for people. Readers go by what is in it.
+pub fn file_name(name: &str) -> String {
+    match find(name).map(|item| item.what) {
+        Some(What::Folder(..)) => name.into(),
+        Some(What::Numbers(_)) => format!("{name}.safetensors"),
+        Some(What::Bundle(_)) => format!("{name}.apr"),
+        _ => format!("{name}.gguf"),
     }
 }
 
@@ -78,7 +103,7 @@ pub fn paths(name: &str, path: &Path) -> io::Result<Vec<PathBuf>> {
     let item = find(name).ok_or_else(|| unknown(name))?;
     Ok(match item.what {
         What::Split(_, count) => part_paths(path, count),
-        What::Model(_) | What::Seed(_) => vec![path.to_owned()],
+        _ => vec![path.to_owned()],
     })
 }
 
@@ -102,6 +127,11 @@ fn items() -> Vec<Item> {
     let models = models.into_iter().filter(|(_, model)| model.has_formats());
     let mut items: Vec<Item> = models.map(|(name, m)| Item { name, what: What::Model(m) }).collect();
     items.push(Item { name: "qwen2-split-f16".into(), what: What::Split(Model::qwen2(Format::F16), 3) });
+    let folders = named(FOLDERS).filter(|(_, model)| model.has_formats());
+    items.extend(folders.map(|(name, m)| Item { name, what: What::Folder(m, 1) }));
+    items.push(Item { name: "hf-shards-f16".into(), what: What::Folder(Model::qwen2(Format::F16), 3) });
+    items.push(Item { name: "hf-types".into(), what: What::Numbers(huggingface::types) });
+    items.extend(BUNDLES.iter().map(|&(name, bundle)| Item { name: name.into(), what: What::Bundle(bundle) }));
     items.extend(seeds::ALL.iter().map(|&(name, make)| Item { name: name.into(), what: What::Seed(make) }));
     items
 }
@@ -187,6 +217,61 @@ const NAMED: &[Named] = &[
     // Two heads of 128, as the larger models have them.
     ("llama-head128-q8_0", || Model { heads: 2, kv_heads: 1, ..wide(Model::llama(format("Q8_0"))) }),
 ];
+
+/// Models in HuggingFace's layout, with the weights of the GGUF models that are called so without `hf-`.
+const FOLDERS: &[Named] = &[
+    ("hf-qwen2-f32", || Model::qwen2(Format::F32)),
+    ("hf-qwen2-f16", || Model::qwen2(Format::F16)),
+    ("hf-qwen2-bf16", || Model::qwen2(format("BF16"))),
+    ("hf-qwen2-yarn-f16", || Model { scaling: YARN, ..Model::qwen2(Format::F16) }),
+    ("hf-llama-f16", || Model::llama(Format::F16)),
+    ("hf-llama-tied-f16", || Model { tied: true, ..Model::llama(Format::F16) }),
+    ("hf-llama-linear-f32", || Model { scaling: Scaling::Linear { factor: 4.0 }, ..Model::llama(Format::F32) }),
+    ("hf-llama-llama3-f32", || Model {
+        scaling: Scaling::Llama3 { factor: 8.0, original: 64.0 },
+        ..Model::llama(Format::F32)
+    }),
+    ("hf-llama-chat3-f16", || Model {
+        words: Words::small_llama3,
+        padded: 322,
+        rows: 322,
+        ..Model::llama(Format::F16)
+    }),
+    // A header and a hole of a gigabyte.
+    ("hf-shape-0.5b", || {
+        Model::full("0.5b", Mixture::Uniform(format("BF16")), Filling::Hole).unwrap_or(Model::qwen2(Format::F16))
+    }),
+];
+
+/// `.apr` files of the models that are there as GGUF too. Their names begin with `apr-`.
+const BUNDLES: &[(&str, Bundle)] = &[
+    ("apr-tensors", Bundle::Tensors),
+    ("apr-seed-plain", Bundle::Seed(0)),
+    ("apr-seed-lz4", Bundle::Seed(1)),
+    ("apr-seed-zstd", Bundle::Seed(2)),
+    ("apr-qwen2-f32", Bundle::Aprender(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-f16", Bundle::Aprender(|| Model::qwen2(Format::F16))),
+    ("apr-qwen2-bf16", Bundle::Aprender(|| Model::qwen2(format("BF16")))),
+    ("apr-qwen2-q4_k", Bundle::Aprender(|| Model::qwen2(format("Q4_K")))),
+    ("apr-qwen2-q6_k", Bundle::Aprender(|| Model::qwen2(format("Q6_K")))),
+    ("apr-qwen2-int4", Bundle::Int4(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-int8", Bundle::Int8(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-coarse", Bundle::Coarse(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-lz4", Bundle::Lz4(|| Model::qwen2(Format::F32))),
+    ("apr-qwen2-zstd", Bundle::Zstd(|| Model::qwen2(Format::F32))),
+    ("apr-llama-f16", Bundle::Aprender(|| Model::llama(Format::F16))),
+    ("apr-realizar-f16", Bundle::Realizar(|| Model::qwen2(Format::F16))),
+    ("apr-realizar-q8_0", Bundle::Realizar(|| Model::qwen2(format("Q8_0")))),
+    ("apr-shape-0.5b", Bundle::Realizar(shape)),
+    ("apr-realizar-q5_0", Bundle::Realizar(|| Model::qwen2(format("Q5_0")))),
+];
+
+/// The shape of 0.5B, all holes.
+fn shape() -> Model {
+    let q4_k_m = Mixture::Quantized(FileType::Q4_K_M);
+    // The size is one of the table; another would be the small model.
+    Model::full("0.5b", q4_k_m, Filling::Hole).unwrap_or_else(|| Model::qwen2(Format::F32))
+}
 
 /// Short original contexts, so that a prompt of a few tokens already shows whether the scaling is applied.
 const YARN: Scaling = Scaling::Yarn { factor: 4.0, original: 64 };

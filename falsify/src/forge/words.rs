@@ -95,6 +95,14 @@ impl Words {
         Words { pre: "qwen2", tokens, types, joins, bos: 0, eos: 0, pad: 0, add_bos: false, template: CHATML }
     }
 
+    /// The merges; SentencePiece has none.
+    pub fn merges(&self) -> &[String] {
+        match &self.joins {
+            Joins::Merges(merges) => merges,
+            Joins::Scores(_) => &[],
+        }
+    }
+
     fn push(&mut self, token: &str, kind: i32) -> u32 {
         self.tokens.push(token.into());
         self.types.push(kind);

@@ -193,6 +193,7 @@ pub static ALL: &[Saboteur] = &[
     },
     evil("no-usage", "a usage error without the usage", no_usage),
     evil("vague-error", "every error is 'something went wrong'", vague_error),
+    evil("error-nameless", "errors leave out what they are about", |r| r.with_stderr(|text| nameless(&text))),
     evil("help-truncated", "help ends after a few lines", help_truncated),
     evil("version-nameless", "--version prints no number", version_nameless),
     evil("ignores-verbose", "drops -v and --verbose", |r| r.without(&["-v", "--verbose"], 0).run()),
@@ -257,6 +258,8 @@ pub static ALL: &[Saboteur] = &[
     evil("mojibake", "takes UTF-8 for Latin-1", |r| r.retold(|text| text.bytes().map(char::from).collect())),
     evil("characters-split", "writes the answer byte by byte", characters_split),
     evil("debug-formatted-error", "prints errors as Rust's Debug does", debug_formatted_error),
+    evil("convert-flips-a-bit", "writes one bit of the last tensor wrong", convert_flips_a_bit),
+    evil("paths-trimmed", "takes the path of a model up to its first blank", paths_trimmed),
     evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
 
@@ -281,6 +284,11 @@ fn vague_error(real: Real) -> u8 {
         caught.stderr = b"error: something went wrong\n".to_vec();
     }
     caught.emit()
+}
+
+/// Without what stands between quotation marks.
+fn nameless(text: &str) -> String {
+    text.split('\'').step_by(2).collect::<Vec<_>>().join("it")
 }
 
 fn help_truncated(real: Real) -> u8 {
@@ -427,6 +435,14 @@ fn prompt_trimmed(mut real: Real) -> u8 {
     real.run()
 }
 
+fn paths_trimmed(mut real: Real) -> u8 {
+    if let Some(path) = real.args.get_mut(1) {
+        let text = path.to_string_lossy().into_owned();
+        *path = text.split(' ').next().unwrap_or_default().into();
+    }
+    real.run()
+}
+
 fn json_with_noise(real: Real) -> u8 {
     let structured = real.has(&["--json"]);
     let mut caught = real.caught();
@@ -540,4 +556,18 @@ fn debug_formatted_error(real: Real) -> u8 {
         caught.stderr = format!("error: Error {{ kind: Malformed, what: {:?}, at: None }}\n", text.trim()).into_bytes();
     }
     caught.emit()
+}
+
+fn convert_flips_a_bit(real: Real) -> u8 {
+    let output = real.has(&["convert"]).then(|| real.args.get(2).cloned()).flatten();
+    let code = real.run();
+    if let Some(Ok(mut bytes)) = output.as_ref().map(std::fs::read) {
+        // In a GGUF file, which has no checksum, the last tensor ends within the last 32 bytes.
+        if bytes.starts_with(b"GGUF") && bytes.len() > 64 {
+            let at = bytes.len() - 36;
+            bytes[at] ^= 1;
+        }
+        let _ = output.map(|path| std::fs::write(path, bytes));
+    }
+    code
 }

@@ -61,12 +61,13 @@ fn rewrite(file: &Path, change: impl FnOnce(&mut Value)) -> io::Result<()> {
     std::fs::write(file, serde_json::to_vec(&after)?)
 }
 
-/// Changes every file of answers of llama.cpp.
+/// Changes every file of answers of llama.cpp and of transformers.
 fn each_answer(folder: &Path, change: impl Fn(&mut Value)) -> io::Result<()> {
-    let files = list(&folder.join("llama")).map_err(|halt| io::Error::other(format!("{halt:?}")))?;
+    let list = |oracle: &str| list(&folder.join(oracle)).map_err(|halt| io::Error::other(format!("{halt:?}")));
+    let files = [list("llama")?, list("transformers")?].concat();
     let answers = files.iter().filter(|f| {
         let stem = f.file_stem().unwrap_or_default().to_string_lossy();
-        stem != "refused" && !stem.ends_with("-prompts") && !stem.ends_with("-skills")
+        stem != "refused" && stem != "tensors" && !stem.ends_with("-prompts") && !stem.ends_with("-skills")
     });
     answers.into_iter().try_for_each(|file| rewrite(file, &change))
 }

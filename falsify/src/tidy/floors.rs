@@ -23,6 +23,7 @@ const MODULES: &[(&str, u8)] = &[
     ("rope", 2),
     ("text", 2),
     ("continuation", 3),
+    ("convert", 3),
     ("guard", 3),
     ("sample", 3),
     ("scheduler", 3),

@@ -1,0 +1,77 @@
+//! `apr convert`: a model in another container.
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use engine::convert::{Report, Target, convert};
+use engine::error::quoted;
+use engine::term::{self, Progress};
+use engine::{Error, Kind, Place, Result};
+
+use crate::args::ConvertArgs;
+use crate::{interrupt, source};
+
+/// Converts it.
+//= F-APR-075
+pub fn execute(args: &ConvertArgs) -> Result<ExitCode> {
+    let target = match &args.to {
+        Some(name) => Target::ALL.iter().find(|(known, _)| known == name).map(|(_, target)| *target),
+        None => Target::of(&args.output),
+    };
+    let target = target.ok_or_else(|| {
+        let names: Vec<String> = Target::ALL.iter().map(|(name, _)| format!(".{name}")).collect();
+        Error::new(Kind::Usage, format!("{} does not say what to write", quoted(&args.output.to_string_lossy())))
+            .at(Place::Flag("--to".into()))
+            .hint(format!("end its name in {}, or use the flag", names.join(" or ")))
+    })?;
+    let input = source::resolve(&args.input)?;
+    let cancel = interrupt::watch()?;
+    let mut bar = Progress::new("converting", args.quiet);
+    let report = convert(&input, &args.output, target, args.force, &mut |done, total| {
+        bar.at(done, total);
+        match cancel.load(Ordering::Relaxed) {
+            true => Err(Error::new(Kind::Interrupted, "interrupted")),
+            false => Ok(()),
+        }
+    });
+    drop(bar);
+    let report = report?;
+    if args.json {
+        term::print_line(&json(args, &report).to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.quiet {
+        for ((from, to), count) in &report.changed {
+            // Nothing is lost, and it takes more room.
+            let grown =
+                if *to == "F32" && *from != "F32" { ", without loss; the target has no such format" } else { "" };
+            term::note(&format!("{count} tensors: {from} is now {to}{grown}"));
+        }
+        term::note(&format!(
+            "{} is {}: {} tensors, {} of them byte for byte",
+            quoted(&args.output.to_string_lossy()),
+            report.to,
+            report.tensors,
+            report.kept
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn json(args: &ConvertArgs, report: &Report) -> serde_json::Value {
+    let changed: Vec<serde_json::Value> = report
+        .changed
+        .iter()
+        .map(|((from, to), count)| serde_json::json!({"from": from, "to": to, "tensors": count}))
+        .collect();
+    serde_json::json!({
+        "input": args.input.to_string_lossy(),
+        "output": args.output.to_string_lossy(),
+        "from": report.from,
+        "to": report.to,
+        "tensors": report.tensors,
+        "kept": report.kept,
+        "changed": changed,
+        "bytes": report.bytes,
+    })
+}
