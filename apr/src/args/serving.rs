@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Flags of `apr serve`.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Model file
+    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
     pub model: PathBuf,
 
     /// Port to listen on; 0 takes any that is free

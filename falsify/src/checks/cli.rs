@@ -65,9 +65,9 @@ const COMMANDS: &[&str] = &["run", "serve"];
 
 /// `apr serve model.gguf` starts HTTP server.
 pub fn f_cli_005(s: &Subject) -> Attempt {
-    let mut t = Tally::new("apr serve on both fixtures, /health, and half a second of patience");
-    for form in ["q8_0", "q4_k_m"] {
-        let mut server = server::serve_model(s, &s.fixture(form)?, &[])?;
+    let mut t = Tally::new("apr serve on two files and a folder, /health, and half a second of patience");
+    for model in [s.fixture("q8_0")?, s.fixture("q4_k_m")?, s.fixtures.join("qwen2-tiny")] {
+        let mut server = server::serve_model(s, &model, &[])?;
         let ended = server.child.ends_within(Duration::from_millis(500));
         t.hold(ended.is_none(), || server.refute("it keeps running", format!("{ended:?}"), "no end"))?;
         let health = server.get("/health")?;
