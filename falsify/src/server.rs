@@ -43,11 +43,9 @@ pub fn listening(s: &Subject, model: &Path, flags: &[&str]) -> Result<Server, Ha
     let until = Instant::now() + PATIENCE;
     loop {
         let said = child.err();
-        if let Some(address) = said.split_once(" at http://").and_then(|(_, rest)| rest.split([' ', '/', '\n']).next())
-        {
-            if let Ok(address) = address.parse() {
-                return Ok(Server { child, address });
-            }
+        let url = said.split_once(" at http://").and_then(|(_, rest)| rest.split([' ', '/', '\n']).next());
+        if let Some(address) = url.and_then(|u| u.parse().ok()) {
+            return Ok(Server { child, address });
         }
         if let Some(exit) = child.ended() {
             let observed = format!("{exit:?}: {}", said.trim());

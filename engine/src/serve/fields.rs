@@ -68,9 +68,7 @@ impl Fields {
     /// Refuses what would be ignored.
     fn supported(self) -> Answered<Fields> {
         for (name, harmless) in REFUSED {
-            if let Some(value) = self.get(name)
-                && *harmless != value.to_string()
-            {
+            if self.get(name).map(Value::to_string).is_some_and(|said| said != *harmless) {
                 return Err(Problem::field(name, format!("'{name}' is not supported by this server; leave it out"))
                     .code("unsupported_parameter"));
             }

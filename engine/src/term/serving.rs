@@ -36,7 +36,7 @@ fn listening(mut address: SocketAddr, model: &str, key: bool) {
         note(&format!("  {method:<4} {base}{path}  {KEY}{summary}{KEY:#}"));
     }
     let header = if key { " -H 'Authorization: Bearer KEY'" } else { "" };
-    let chat = r#"-d '{"messages":[{"role":"user","content":"Hello!"}]}'"#;
+    let chat = r#"-d '{"messages":[{"role":"user","content":"Hi"}]}'"#;
     let key = if key { "KEY" } else { "none" };
     note("");
     note(&format!("Try:  curl {base}/v1/chat/completions{header} {chat}"));

@@ -152,7 +152,6 @@ pub fn heads() -> Vec<Bad> {
     let good = || Ask::json(TEXT, &json!({"prompt": "x", "max_tokens": 1}));
     let get = |path: &str| Ask::get(path);
     vec![
-        bad("60: a body of 9 MB, announced", good().header("Content-Length", "9000000"), &[413], "body"),
         bad("60: a body that is gzip", good().header("Content-Encoding", "gzip"), &[415], "gzip"),
         bad("63: a foreign name", good().header("Host", "evil.example"), &[403], "evil.example"),
         bad(
@@ -207,5 +206,7 @@ pub fn heads() -> Vec<Bad> {
             "maximum context length",
         ),
         bad("61: a trace of no level", good().header("X-Trace-Level", "everything"), &[400], "brick"),
+        // Last, since a proxy waits for the body.
+        bad("60: a body of 9 MB, announced", good().header("Content-Length", "9000000"), &[413], "body"),
     ]
 }

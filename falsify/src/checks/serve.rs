@@ -247,10 +247,10 @@ fn listeners(port: u16) -> Result<Vec<String>, Halt> {
         for line in std::fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let local = words.get(1).and_then(|w| w.split_once(':'));
-            if let (Some((address, hex)), Some(&"0A")) = (local, words.get(3)) {
-                if u16::from_str_radix(hex, 16) == Ok(port) {
-                    found.push(address.to_string());
-                }
+            if let (Some((address, hex)), Some(&"0A")) = (local, words.get(3))
+                && u16::from_str_radix(hex, 16) == Ok(port)
+            {
+                found.push(address.to_string());
             }
         }
     }

@@ -10,6 +10,9 @@ use crate::server::{Server, serve};
 use crate::subject::Subject;
 use crate::verdict::{Attempt, Halt, Tally, instrument};
 
+/// The question of the printed command.
+const HELLO: &str = "Hi";
+
 /// The command line behind `Try:`, as words; the shell's single quotes are all it has.
 fn printed_command(server: &Server) -> Result<Vec<String>, Halt> {
     let said = server.child.err();
@@ -32,7 +35,7 @@ fn printed_base(server: &Server) -> Result<String, Halt> {
 
 /// What `apr run` says to the printed question.
 fn hello(s: &Subject) -> Result<String, Halt> {
-    Ok(report(s, "Hello!", &["--max-tokens", "512"])?.text)
+    Ok(report(s, HELLO, &["--max-tokens", "512"])?.text)
 }
 
 /// A client's output has to be this answer.
@@ -81,14 +84,14 @@ pub fn f_serve_257(s: &Subject) -> Attempt {
     let server = serve(s, &[])?;
     let url = format!("{}/chat/completions", printed_base(&server)?);
     let want = hello(s)?;
-    let messages = r#"messages:=[{"role":"user","content":"Hello!"}]"#;
+    let messages = format!(r#"messages:=[{{"role":"user","content":"{HELLO}"}}]"#);
     let http = |more: &[&str]| {
         let run = Run::new(OsStr::new("http")).args(["--ignore-stdin", "--body", "--timeout", "30"]);
-        run.args(more).args(["POST", &url, messages, "temperature:=0"]).output()
+        run.args(more).args(["POST", &url, &messages, "temperature:=0"]).output()
     };
     content(&mut t, &http(&["--pretty=none"])?, &want)?;
     let streamed = Run::new(OsStr::new("http")).args(["--ignore-stdin", "--body", "--stream", "--pretty=none"]);
-    let out = streamed.args(["POST", &url, messages, "temperature:=0", "stream:=true"]).output()?;
+    let out = streamed.args(["POST", &url, &messages, "temperature:=0", "stream:=true"]).output()?;
     let events: Vec<Value> =
         out.out().lines().filter_map(|l| serde_json::from_str(l.strip_prefix("data: ")?).ok()).collect();
     let text: String = events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
@@ -128,7 +131,7 @@ pub fn f_serve_258(s: &Subject) -> Attempt {
     }
     let server = serve(s, &[])?;
     let want = hello(s)?;
-    let run = Run::new(OsStr::new("python3")).args(["-c", REQUESTS, &printed_base(&server)?, "Hello!"]);
+    let run = Run::new(OsStr::new("python3")).args(["-c", REQUESTS, &printed_base(&server)?, HELLO]);
     let out = run.output()?;
     content(&mut t, &out, &want)?;
     let got: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
