@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use engine::scheduler::Plan;
-use engine::{Error, InferenceConfig, Kind, Options, Result, ServeConfig, knobs, limits, serve};
+use engine::{ChatConfig, Error, InferenceConfig, Kind, Options, Result, ServeConfig, knobs, limits, serve};
 
-use crate::args::{RunArgs, ServeArgs};
+use crate::args::{ChatArgs, RunArgs, ServeArgs};
 use crate::source;
 
 /// Everything `engine` needs for one answer.
@@ -74,6 +74,35 @@ pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
         ..serve::Options::default()
     };
     Ok((config, options))
+}
+
+/// Everything `engine` needs for a conversation.
+pub struct ChatPlan {
+    /// The specification's configuration.
+    pub config: ChatConfig,
+    /// The rest.
+    pub options: Options,
+}
+
+/// Works it out.
+pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
+    let config = ChatConfig {
+        model_path: source::resolve(&args.model)?,
+        system: args.system.clone(),
+        temperature: 0.0,
+        max_tokens: args.max_tokens,
+        gpu: args.gpu,
+    };
+    let options = Options {
+        sampling: args.sampling.asked.clone(),
+        recommended: true,
+        stops: args.stop.clone(),
+        threads: args.threads,
+        context: args.ctx_size,
+        cancel,
+        ..Options::default()
+    };
+    Ok(ChatPlan { config, options })
 }
 
 /// The prompt from standard input, without the newline that ends its last line unless it is meant to the byte.

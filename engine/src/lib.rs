@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod arch;
+pub mod chat;
 pub mod continuation;
 pub mod convert;
 pub mod error;
@@ -33,6 +34,7 @@ pub mod sample;
 pub mod scheduler;
 pub mod serve;
 pub mod session;
+pub mod similar;
 pub mod term;
 pub mod text;
 pub mod trace;

@@ -123,6 +123,16 @@ impl Understood {
         }
     }
 
+    /// Token ids of a conversation, through the chat template, ending where the assistant speaks.
+    pub fn encode_messages(&self, messages: &[Message], tools: Option<&serde_json::Value>) -> Result<Vec<u32>> {
+        let template = self.template.as_ref().map_err(Clone::clone)?.as_ref();
+        let template = template.ok_or_else(|| {
+            Error::new(Kind::Unsupported, "the model has no chat template")
+                .at(Place::Key("tokenizer.chat_template".into()))
+        })?;
+        self.tokenizer.encode(&template.render(messages, tools, true)?)
+    }
+
     /// Token ids of a prompt: through the chat template, or raw.
     pub fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<Vec<u32>> {
         let raw_works =
@@ -131,7 +141,7 @@ impl Understood {
         let template =
             if prompt.raw { None } else { self.template.as_ref().map_err(|e| raw_works(e.clone()))?.as_ref() };
         let mut ids = match template {
-            Some(template) => {
+            Some(_) => {
                 //= F-PIPE-169
                 let mut messages = Vec::new();
                 //= F-PIPE-170
@@ -140,7 +150,7 @@ impl Understood {
                 }
                 //= F-MATH-156
                 messages.push(Message::new("user", prompt.text));
-                self.tokenizer.encode(&template.render(&messages, None, true).map_err(raw_works)?)?
+                self.encode_messages(&messages, None).map_err(raw_works)?
             }
             None if prompt.system.is_some() => {
                 return Err(Error::new(Kind::Usage, "a system prompt needs a chat template")
@@ -278,6 +288,16 @@ impl<'m> Session<'m> {
     pub fn new(loaded: &'m mut Loaded) -> Session<'m> {
         //= F-PIPE-174
         Session { loaded, table: Vec::new(), tokens: Vec::new(), output: Output::default() }
+    }
+
+    /// What the model means.
+    pub fn known(&self) -> &Understood {
+        &self.loaded.understood
+    }
+
+    /// Positions it may have.
+    pub fn context(&self) -> usize {
+        self.loaded.context
     }
 
     /// Every token in the cache.

@@ -6,6 +6,7 @@
 
 pub mod background;
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
@@ -26,6 +27,7 @@ pub struct Run {
     redirect: Option<&'static str>,
     reader_leaves_after: Option<usize>,
     interrupt: Option<Interrupt>,
+    typed: VecDeque<(String, Vec<u8>)>,
     terminal: bool,
 }
 
@@ -113,6 +115,7 @@ impl Run {
             redirect: None,
             reader_leaves_after: None,
             interrupt: None,
+            typed: VecDeque::new(),
             terminal: false,
         }
     }
@@ -179,6 +182,12 @@ impl Run {
     /// a signal to the process group elsewhere.
     pub fn interrupt(mut self, times: usize, when: fn(&[u8]) -> bool) -> Run {
         self.interrupt = Some(Interrupt { when, times });
+        self
+    }
+
+    /// Types on its terminal: each piece when the text before it has come, counted from the piece before.
+    pub fn typed(mut self, steps: VecDeque<(String, Vec<u8>)>) -> Run {
+        self.typed = steps;
         self
     }
 
@@ -302,7 +311,7 @@ fn run(mut r: Run) -> std::io::Result<Output> {
         // A child that does not read its input must not block us; one that closes it is its own affair.
         thread::spawn(move || pipe.write_all(&bytes));
     }
-    let watched = wait(&mut s, begun + r.deadline, r.interrupt)?;
+    let watched = wait(&mut s, begun + r.deadline, r.interrupt, r.typed)?;
     let ended = Instant::now();
     let (stdout, chunks) = s.out.map(Collector::finish).unwrap_or_default();
     let (stderr, _) = s.err.map(Collector::finish).unwrap_or_default();
@@ -368,7 +377,13 @@ struct Watched {
 }
 
 /// Waits until the child ends or the deadline passes, watching its memory, and presses Ctrl+C when it is time.
-fn wait(s: &mut Started, deadline: Instant, mut interrupt: Option<Interrupt>) -> std::io::Result<Watched> {
+fn wait(
+    s: &mut Started,
+    deadline: Instant,
+    mut interrupt: Option<Interrupt>,
+    mut typed: VecDeque<(String, Vec<u8>)>,
+) -> std::io::Result<Watched> {
+    let mut read = 0;
     let (mut peak_rss_bytes, mut interrupted) = (None, None);
     let exit = loop {
         peak_rss_bytes = peak_rss(s.child.id()).or(peak_rss_bytes);
@@ -379,6 +394,17 @@ fn wait(s: &mut Started, deadline: Instant, mut interrupt: Option<Interrupt>) ->
             press_interrupt(s)?;
             interrupted = Some(Instant::now());
             due.times -= 1;
+        }
+        if let Some((text, keys)) = typed.front() {
+            let arrived = s.out.as_ref().and_then(|o| Some(o.bytes.lock().ok()?.0.clone())).unwrap_or_default();
+            if String::from_utf8_lossy(&arrived[read..]).contains(text.as_str()) {
+                read = arrived.len();
+                if let Some(keyboard) = &mut s.keyboard {
+                    // Whoever is gone hears nothing.
+                    let _ = keyboard.write_all(keys);
+                }
+                typed.pop_front();
+            }
         }
         if Instant::now() >= deadline {
             kill_group(&mut s.child);

@@ -94,6 +94,7 @@ pub mod sources;
 pub mod stamp;
 pub mod subject;
 pub mod suite;
+pub mod talk;
 pub mod texts;
 pub mod threads;
 pub mod tidy;

@@ -7,6 +7,7 @@
 pub mod evil_apr;
 pub mod evil_backend;
 pub mod evil_bundle;
+pub mod evil_chat;
 pub mod evil_folder;
 pub mod evil_input;
 pub mod evil_prompt;
@@ -76,6 +77,7 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_apr::ALL,
     evil_backend::ALL,
     evil_bundle::ALL,
+    evil_chat::ALL,
     evil_folder::ALL,
     evil_input::ALL,
     evil_prompt::ALL,

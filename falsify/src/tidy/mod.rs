@@ -250,7 +250,7 @@ mod tests {
         let text = "// println! is forbidden\n#[cfg(test)]\nmod tests { fn f() { println!(); x.unwrap(); } }\n";
         assert!(broken_by("engine/src/api/x.rs", text).is_empty());
         // The declaration of a file of tests ends nothing.
-        assert_eq!(broken_by("engine/src/x/y.rs", "#[cfg(test)]\nmod tests;\n\nfn f() { x.unwrap() }"), ["panics"]);
+        assert_eq!(broken_by("engine/src/api/y.rs", "#[cfg(test)]\nmod tests;\n\nfn f() { x.unwrap() }"), ["panics"]);
         let modules = [
             ("engine/src/text/template.rs", "#[cfg(test)]\nmod published;\nmod python;\n"),
             ("engine/src/text/template/published.rs", "x.unwrap();"),
