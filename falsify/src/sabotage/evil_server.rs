@@ -79,7 +79,7 @@ pub static ALL: &[Saboteur] = &[
         replies(r, |_, reply| reply.body = reply.text().replace("data: [DONE]\n\n", "").into_bytes())
     }),
     evil("sse-at-once", "streams are held back until the end", |r| replies(r, |_, _| ())),
-    evil("batch-crosstalk", "answers of a batch change places", |r| {
+    evil("serve-batch-swapped", "answers of a batch change places", |r| {
         replies(r, |_, reply| {
             let mut json = reply.json();
             if let Some(choices) = json["choices"].as_array_mut().filter(|c| c.len() > 1) {
