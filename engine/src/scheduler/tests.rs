@@ -4,7 +4,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use compute::backend::{Counters, Tap};
 use compute::cpu::{Cpu, isa::Isa};
+use compute::{Batch, Output, Runner};
 
 use super::*;
 use crate::continuation::Finish;
@@ -71,8 +73,7 @@ fn hear(events: &Receiver<Event>) -> Result<Heard> {
 
 /// Different prompts, lengths and ways of choosing.
 fn requests(model: &Understood, n: usize) -> Vec<Request> {
-    let ask =
-        ["How are you?", "Write a Python function that adds two numbers.", "Hello!", "What is the capital of France?"];
+    let ask = ["How are you?", "Count the ducks on the pond, please.", "Hello!", "What is the capital of France?"];
     (0..n)
         .map(|i| {
             let text = format!("{} {}", ask[i % ask.len()], "Please. ".repeat(i % 7 * (i % 3)));
@@ -294,6 +295,46 @@ fn with_the_last_handle_the_thread_ends() {
         assert!(start.elapsed() < Duration::from_secs(10), "the thread lives on");
         thread::yield_now();
     }
+}
+
+/// A runner with a bug.
+struct Panics;
+
+impl Runner for Panics {
+    fn step(&mut self, _: &Batch<'_>, _: &mut Output, _: &mut dyn Tap) -> compute::Result<()> {
+        panic!("a bug of the test's own")
+    }
+
+    fn reserve_blocks(&mut self, _: usize) -> compute::Result<()> {
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, _: &[(u32, u32)]) -> compute::Result<()> {
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        "none".into()
+    }
+
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_thread_that_died() {
+    let Loaded { understood, .. } = fixture();
+    let handle =
+        Scheduler::start(Loaded { understood, runner: Box::new(Panics) }, Plan { running_max: 1, ..Plan::default() });
+    let handle = handle.unwrap();
+    // Those that run and those that wait: their channels close, and no end was heard.
+    let asked = [ask(&handle, Request::new(vec![1, 2, 3])), ask(&handle, Request::new(vec![1, 2, 3]))];
+    for (_ticket, events) in &asked {
+        assert!(events.iter().all(|event| matches!(event, Event::Started(_))));
+    }
+    assert!(handle.wait(Duration::from_secs(10)) && !handle.is_open());
+    assert_eq!(handle.submit(Request::new(vec![1]), drop).map(drop).unwrap_err().kind, Kind::Internal);
 }
 
 #[test]

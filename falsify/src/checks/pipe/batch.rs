@@ -72,9 +72,9 @@ fn requests(model: &Loaded) -> Result<Vec<Request>, Halt> {
     let ids = probe(model, 400)?;
     let request = |n: usize| {
         let length = [1, 2, 17, 63, 64, 65, 127, 128, 129, 293][n % 10];
-        let from = if n % 3 == 0 { n } else { 0 };
+        let from = if n.is_multiple_of(3) { n } else { 0 };
         let drawn = Sampling { temperature: 1.0, seed: n as u64, ..Sampling::default() };
-        let sampling = if n % 2 == 0 { Sampling::default() } else { drawn };
+        let sampling = if n.is_multiple_of(2) { Sampling::default() } else { drawn };
         Request {
             sampling,
             max_tokens: 4 + n % 13,

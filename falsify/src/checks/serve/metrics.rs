@@ -1,10 +1,12 @@
 //! `/metrics`: read by the grammar of Prometheus' text format, then compared with what the replies said.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 
 use serde_json::json;
 
 use super::completion;
+use crate::child::Run;
 use crate::server::{Server, serve};
 use crate::subject::Subject;
 use crate::verdict::{Attempt, Halt, Tally};
@@ -20,6 +22,13 @@ struct Page {
 
 /// Names that the specification forces and that Prometheus' linter complains of: the list is the whole of it.
 const FORCED_NAMES: &[&str] = &["apr_inference_count", "apr_tokens_generated"];
+
+/// What promtool has to say of them, beside the colon of each of vLLM's names.
+const COMPLAINTS: &[&str] = &[
+    "apr_inference_count counter metrics should have \"_total\" suffix",
+    "apr_inference_count non-histogram and non-summary metrics should not have \"_count\" suffix",
+    "apr_tokens_generated counter metrics should have \"_total\" suffix",
+];
 
 fn is_name(name: &str) -> bool {
     let letter = |c: char| c.is_ascii_alphabetic() || c == '_' || c == ':';
@@ -174,7 +183,21 @@ pub fn f_serve_233(s: &Subject) -> Attempt {
             server.get("/nothing")?;
         }
     }
-    t.note("promtool was not run: the grammar is that of its documentation, the naming rule is promlint's");
+    let page = server.get("/metrics")?.text();
+    match Run::new(OsStr::new("promtool")).args(["check", "metrics"]).stdin(page).output() {
+        Err(_) => t.note("promtool was not run: it is not on this machine"),
+        Ok(out) => {
+            let of_vllm = |l: &&str| l.starts_with("vllm:") && l.ends_with("metric names should not contain ':'");
+            let said = out.out() + &out.err();
+            let complaints: Vec<&str> = said.lines().filter(|l| !of_vllm(l)).collect();
+            t.equal(
+                "promtool parses the page and complains of the forced names alone",
+                &complaints,
+                &COMPLAINTS.to_vec(),
+            )?;
+            t.note("promtool check metrics was run");
+        }
+    }
     t.done()
 }
 
