@@ -1,12 +1,15 @@
 //! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
 
 mod sampling;
+mod serving;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
 use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
+
+pub use serving::ServeArgs;
 
 /// Run language models you can trust.
 #[derive(Debug, Parser)]
@@ -30,6 +33,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Talk with a model
     Chat(Box<ChatArgs>),
+    /// Answer over HTTP: OpenAI's API and more
+    Serve(Box<ServeArgs>),
     /// Run again what a trace recorded, and name the first event that differs
     Replay(ReplayArgs),
     /// Write a model in another container, bit for bit where that is possible

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use engine::serve::Shutdown;
 use engine::{Error, Kind, Result, term};
 
 use crate::args;
@@ -27,6 +28,17 @@ pub fn watch() -> Result<Arc<AtomicBool>> {
     })
     .map_err(|e| Error::new(Kind::Internal, format!("cannot watch for Ctrl+C: {e}")))?;
     Ok(cancel)
+}
+
+/// Watches for Ctrl+C and the system's wish that the process end. The first lets running requests end, the second does
+/// not wait for them.
+pub fn drain(shutdown: Shutdown) -> Result<()> {
+    let pressed = AtomicBool::new(false);
+    ctrlc::set_handler(move || match pressed.swap(true, Ordering::Relaxed) {
+        false => shutdown.begin(),
+        true => exit(),
+    })
+    .map_err(|e| Error::new(Kind::Internal, format!("cannot watch for Ctrl+C: {e}")))
 }
 
 /// Watches for Ctrl+C that stops an answer and nothing else. One that is not heeded, because loading takes long or the

@@ -17,6 +17,11 @@ pub fn install() {
     }));
 }
 
+/// From now on a panic is told in one line and ends what was being done, not the process: a server has others to answer.
+pub fn survive() {
+    std::panic::set_hook(Box::new(|info| term::fail(&told(info), false)));
+}
+
 fn told(info: &PanicHookInfo<'_>) -> Error {
     let what = info.payload_as_str().unwrap_or("it says nothing");
     let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();

@@ -4,9 +4,10 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use engine::{ChatConfig, Error, InferenceConfig, Kind, Options, Result, limits};
+use engine::scheduler::Plan;
+use engine::{ChatConfig, Error, InferenceConfig, Kind, Options, Result, ServeConfig, knobs, limits, serve};
 
-use crate::args::{ChatArgs, RunArgs};
+use crate::args::{ChatArgs, RunArgs, ServeArgs};
 use crate::source;
 
 /// Everything `engine` needs for one answer.
@@ -54,6 +55,25 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         ..Options::default()
     };
     Ok(RunPlan { config, options })
+}
+
+/// The same for a server.
+pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
+    let model_path = source::resolve(&args.model)?;
+    let config = ServeConfig { model_path, host: args.host.clone(), port: args.port, gpu: args.gpu };
+    let options = serve::Options {
+        api_keys: args.api_key.iter().cloned().chain(knobs::read(&knobs::API_KEY)).collect(),
+        insecure: args.insecure,
+        allow_hosts: args.allow_host.clone(),
+        cors_origins: args.cors_origin.clone(),
+        timeout: args.timeout,
+        name: args.name.clone(),
+        threads: args.threads,
+        context: args.ctx_size,
+        plan: Plan { running_max: args.parallel, queue_max: args.queue, ..Plan::default() },
+        ..serve::Options::default()
+    };
+    Ok((config, options))
 }
 
 /// Everything `engine` needs for a conversation.

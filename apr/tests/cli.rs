@@ -18,6 +18,7 @@ fn stdout(args: &[&str]) -> String {
 fn help() {
     insta::assert_snapshot!("help", stdout(&["--help"]));
     insta::assert_snapshot!("run-help", stdout(&["run", "--help"]));
+    insta::assert_snapshot!("serve-help", stdout(&["serve", "--help"]));
     insta::assert_snapshot!("convert-help", stdout(&["convert", "--help"]));
 }
 

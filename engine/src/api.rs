@@ -22,6 +22,7 @@ use crate::knobs;
 use crate::limits;
 use crate::sample::Sampling;
 use crate::sample::settings::Asked;
+use crate::serve;
 use crate::session::{Answer, Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
 use crate::term::{self, Terminal};
 use crate::text;
@@ -306,7 +307,7 @@ fn load(config: &InferenceConfig, options: &Options, interest: &Interest) -> Res
     Loaded::open_rewritten(&config.model_path, &backend, options.context, interest, |_| {})
 }
 
-fn no_gpu() -> Error {
+pub(crate) fn no_gpu() -> Error {
     Error::new(Kind::Unsupported, "no GPU backend in this build")
         .at(Place::Flag("--gpu".into()))
         .hint("leave the flag away to run on the CPU")
@@ -451,9 +452,10 @@ fn of_chat(config: &ChatConfig) -> InferenceConfig {
     }
 }
 
-/// Start HTTP inference server. Not built yet: says so.
-pub async fn run_serve(_config: ServeConfig) -> Result<()> {
-    Err(not_built("serve"))
+/// Start HTTP inference server. Runs until the future is dropped or the server fails, on threads of its own: any executor
+/// will do.
+pub async fn run_serve(config: ServeConfig) -> Result<()> {
+    serve::run_elsewhere(config, serve::Options::default(), term::serving).await
 }
 
 /// Run 10-stage pipeline verification, on the backend that [`run`] would use.
@@ -500,8 +502,4 @@ pub fn diff(a: &Path, b: &Path, threads: Option<usize>, limit: f64) -> Result<Co
 pub fn check_on(path: &Path, backend: &dyn Backend, context: Option<usize>) -> Result<CheckResult> {
     let mut loaded = Loaded::open_rewritten(path, backend, context, &Interest::Everything, |_| {})?;
     crate::check::check(&mut loaded)
-}
-
-fn not_built(what: &str) -> Error {
-    Error::new(Kind::Unsupported, format!("{what} is not built yet")).hint("this build has `apr run`")
 }

@@ -12,6 +12,9 @@ pub struct Knob {
 pub const ISA: Knob =
     Knob { name: "APR_ISA", help: "instruction set of the CPU kernels: avx512, avx2 or scalar [best available]" };
 
+/// A key for `apr serve`: on a command line every user of the machine could read it.
+pub const API_KEY: Knob = Knob { name: "APR_API_KEY", help: "key that requests to apr serve have to bring" };
+
 /// Turns colour off. Read by the terminal library, like the next two; listed because it is honoured.
 pub const NO_COLOR: Knob = Knob { name: "NO_COLOR", help: "any value: no colour" };
 
@@ -23,7 +26,7 @@ pub const CLICOLOR_FORCE: Knob =
 pub const TERM: Knob = Knob { name: "TERM", help: "dumb: no colour and no spinner" };
 
 /// All of them.
-pub static ALL: &[&Knob] = &[&ISA, &NO_COLOR, &CLICOLOR_FORCE, &TERM];
+pub static ALL: &[&Knob] = &[&ISA, &API_KEY, &NO_COLOR, &CLICOLOR_FORCE, &TERM];
 
 /// The value of a knob, if it is set to something.
 pub fn read(knob: &Knob) -> Option<String> {

@@ -3,7 +3,7 @@
 //! The public door is the API of the specification's section 5.3: [`run_inference`], [`run_chat`], [`run_serve`] and
 //! [`check_model`], with [`run`] underneath for callers that want events instead of a terminal. Modules are floors:
 //! `file` (1) knows bytes, `model`/`arch`/`program`/`text` (2) what they mean, `session`/`scheduler`/`sample`/`guard` (3)
-//! one request and many, `api`/`term` (4) the faces. Lower floors know nothing of higher ones.
+//! one request and many, `api`/`serve`/`term` (4) the faces. Lower floors know nothing of higher ones.
 //!
 //! ```no_run
 //! # fn main() -> engine::Result<()> {
@@ -33,6 +33,7 @@ pub mod program;
 pub mod rope;
 pub mod sample;
 pub mod scheduler;
+pub mod serve;
 pub mod session;
 pub mod similar;
 pub mod term;

@@ -1,5 +1,7 @@
 //! Every limit on untrusted input, in one table. A limit that is met is an error that names it, never an abort.
 
+use std::time::Duration;
+
 /// Bytes of one GGUF string (keys have their own limit).
 pub const STRING_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of a metadata key.
@@ -92,6 +94,34 @@ pub const TRACE_IDS: usize = 1 << 10;
 pub const TRACE_TOP: usize = 5;
 /// Bytes of a trace that is read again.
 pub const TRACE_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of the body of an HTTP request.
+pub const BODY_BYTES_MAX: usize = 8 << 20;
+/// Bytes of the bodies of all requests that are not yet understood, together.
+pub const BODIES_BYTES_MAX: usize = 128 << 20;
+/// Requests that are understood (parsed, laid out, encoded) at the same time.
+pub const UNDERSTOOD_AT_ONCE: usize = 4;
+/// Bytes of the head of an HTTP request: its first line and its headers.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Headers of an HTTP request.
+pub const HEADERS_MAX: usize = 100;
+/// Connections at the same time; more wait to be accepted. Most systems give a process 1024 open files.
+pub const CONNECTIONS_MAX: usize = 960;
+/// Time for the head of a request, which a connection that is kept open for the next one has too.
+pub const HEAD_TIME: Duration = Duration::from_secs(20);
+/// Time for the body of a request.
+pub const BODY_TIME: Duration = Duration::from_secs(30);
+/// How long a peer may take none of the bytes that are ready for it.
+pub const STALL_TIME: Duration = Duration::from_secs(30);
+/// How long running requests may take to end once the server is told to stop.
+pub const DRAIN_TIME: Duration = Duration::from_secs(30);
+/// Silence in a stream of events before a comment says that the server is alive.
+pub const PING_TIME: Duration = Duration::from_secs(10);
+/// Prompts of one request.
+pub const PROMPTS_MAX: usize = 128;
+/// Answers to one prompt (`n`), and answers of one request in all.
+pub const CHOICES_MAX: usize = 128;
+/// Alternatives that are told beside each token (`top_logprobs`).
+pub const TOP_LOGPROBS_MAX: usize = 20;
 /// How many times as much a compressed file may become. LZ4 itself reaches 255; weights never come near it.
 pub const COMPRESSION_RATIO_MAX: u64 = 256;
 /// Bytes that a Zstandard frame may look back.

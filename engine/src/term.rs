@@ -6,6 +6,7 @@
 
 pub mod check;
 mod progress;
+mod serving;
 mod spinner;
 pub mod twin;
 
@@ -23,6 +24,7 @@ use crate::session::{Event, Loaded, Observer};
 use crate::trace;
 
 pub use progress::Progress;
+pub use serving::serving;
 pub use spinner::clear;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();

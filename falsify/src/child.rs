@@ -4,6 +4,8 @@
 //! reads like its claim. On a terminal ([`Run::on_terminal`]) the child gets a real pseudo-terminal and `stdout` holds
 //! what the terminal received. It does not know what the child is.
 
+pub mod background;
+
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};

@@ -6,6 +6,7 @@ mod convert;
 mod diff;
 mod replay;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ pub fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Check(args) => check::execute(&args),
         Command::Diff(args) => diff::execute(&args),
         Command::Chat(args) => chat::execute(&args),
+        Command::Serve(args) => serve::execute(&args),
         Command::Replay(args) => replay::execute(&args),
         Command::Convert(args) => convert::execute(&args),
     }

@@ -10,6 +10,7 @@ pub mod command_line;
 pub mod damage;
 pub mod files;
 pub mod header;
+pub mod http;
 pub mod hyper;
 pub mod numbers;
 pub mod safetensors;

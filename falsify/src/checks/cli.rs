@@ -17,6 +17,7 @@ use crate::bad::command_line::{self, End};
 use crate::checkup::{checked, told, verdicts};
 use crate::child::{Exit, Output, Run};
 use crate::screen::{Screens, spins, without_escapes};
+use crate::server;
 use crate::subject::Subject;
 use crate::traced::traced;
 use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak, instrument};
@@ -28,6 +29,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CLI-003", f_cli_003),
     ("F-CLI-006", f_cli_006),
     ("F-CLI-004", f_cli_004),
+    ("F-CLI-005", f_cli_005),
     ("F-CLI-007", f_cli_007),
     ("F-CLI-008", f_cli_008),
     ("F-CLI-009", f_cli_009),
@@ -67,7 +69,25 @@ const RUN_OPTIONS: &[&str] = &[
 ];
 
 /// Subcommands that `apr --help` has to name.
-const COMMANDS: &[&str] = &["run"];
+const COMMANDS: &[&str] = &["run", "serve"];
+
+/// `apr serve model.gguf` starts HTTP server.
+pub fn f_cli_005(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr serve on two files and a folder, /health, and half a second of patience");
+    for model in [s.fixture("q8_0")?, s.fixture("q4_k_m")?, s.fixtures.join("qwen2-tiny")] {
+        let mut server = server::serve_model(s, &model, &[])?;
+        let ended = server.child.ends_within(Duration::from_millis(500));
+        t.hold(ended.is_none(), || server.refute("it keeps running", format!("{ended:?}"), "no end"))?;
+        let health = server.get("/health")?;
+        let well = health.status == 200 && health.json()["status"] == "healthy";
+        t.hold(well, || server.refute("and answers", server::shown(&health), "healthy"))?;
+    }
+    for (words, code) in [(&["serve"][..], 2), (&["serve", "nothing.gguf"], 3), (&["serve", "/dev/null"], 4)] {
+        let out = s.apr(words).judged()?;
+        t.hold(out.code() == Some(code), || out.refute("what is no model is refused", out.err(), code.to_string()))?;
+    }
+    t.done()
+}
 
 /// Lines that `--verbose` adds, by their beginnings (section 2.2).
 const VERBOSE_LINES: &[&str] =

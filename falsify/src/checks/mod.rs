@@ -15,6 +15,7 @@ pub mod int;
 pub mod jid;
 pub mod math;
 pub mod pipe;
+pub mod serve;
 pub mod st;
 pub mod trace;
 pub mod ux;
@@ -37,6 +38,7 @@ pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("jid", jid::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),
+    ("serve", serve::CHECKS),
     ("st", st::CHECKS),
     ("trace", trace::CHECKS),
     ("ux", ux::CHECKS),

@@ -4,6 +4,7 @@
 //! noise. Terminal rows replay the received bytes in a terminal emulator, so what counts is what was on the screen.
 
 mod chat;
+mod serving;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-UX-031", f_ux_031),
     ("F-UX-032", f_ux_032),
     ("F-UX-033", f_ux_033),
+    ("F-UX-034", serving::f_ux_034),
     ("F-UX-035", f_ux_035),
     ("F-UX-036", f_ux_036),
     ("F-UX-037", f_ux_037),

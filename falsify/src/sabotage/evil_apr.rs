@@ -84,6 +84,12 @@ impl Real {
         self.args.get_mut(2).filter(|a| !a.to_string_lossy().starts_with("--"))
     }
 
+    /// The word after a flag.
+    pub(super) fn value(&self, flag: &str) -> Option<String> {
+        let at = self.args.iter().position(|a| a == flag)?;
+        self.args.get(at + 1).map(|v| v.to_string_lossy().into_owned())
+    }
+
     pub(super) fn command(&self) -> Command {
         let mut c = Command::new(&self.program);
         c.args(&self.args);

@@ -31,6 +31,7 @@ static GROWTH: &[Growth] = &[
     growth("engine/src/arch/", "static ARCH:", "ARCH", true),
     growth("engine/src/file/", "static CONTAINER:", "CONTAINER", false),
     growth("engine/src/text/", "static MODEL:", "MODEL", false),
+    growth("engine/src/serve/", "static ROUTES:", "ROUTES", false),
     growth("apr/src/cmd/", "pub fn execute(", "execute", false),
     growth("falsify/src/checks/", "static CHECKS:", "CHECKS", true),
     growth("falsify/src/sabotage/", "static ALL:", "ALL", true),

@@ -50,7 +50,7 @@ static PACKAGES: &[Package] = &[
     ),
     now("rayon", &["engine/compute"], "repacking of weights at load"),
     now("tokenizers", &["engine"], "the byte-pair encoder"),
-    later("axum", &["engine"], "the HTTP server", "from issue 8: the server's core"),
+    now("axum", &["engine"], "the routes of the HTTP server"),
     now("clap", &["apr", "falsify"], "command lines"),
     now("serde_json", &["engine", "apr", "falsify"], "JSON"),
     now("jsonschema", &["falsify"], "checks rows and reports"),

@@ -1,0 +1,175 @@
+//! `/v1/chat/completions`: OpenAI's conversations.
+//!
+//! Messages reach the model through its chat template as content: what a user or a tool says is never read as control
+//! tokens.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Method, Response};
+use serde_json::{Value, json};
+
+use super::answer::{self, Answer, Spelling, Wanted};
+use super::fields::wrong;
+use super::logprobs::of_chat;
+use super::problem::{Answered, Problem};
+use super::route::{Route, field, needed};
+use super::{DEFAULT_TOKENS, Head, Served, Server};
+use crate::limits;
+use crate::scheduler::Token;
+use crate::session::Finish;
+use crate::text::Message;
+
+/// The routes of this dialect.
+pub static ROUTES: &[Route] = &[Route {
+    method: Method::POST,
+    path: "/v1/chat/completions",
+    summary: "Answer a conversation, as OpenAI's API does",
+    open: false,
+    fields: &[
+        needed("messages", "array", "Turns: role (system, developer, user, assistant, tool) and content"),
+        field("max_completion_tokens", "integer", "Most tokens of an answer; max_tokens is its old name"),
+        field("max_tokens", "integer", "The same"),
+        field("logprobs", "boolean", "Tell the log-probability of each token"),
+        field("top_logprobs", "integer", "And those of so many most likely ones"),
+    ],
+    generates: true,
+    call: |server, request| Box::pin(chat(server, request)),
+}];
+
+//= F-SERVE-236
+async fn chat(server: Arc<Server>, request: Request) -> Answered<Response<Body>> {
+    let working = server.work();
+    let (wanted, spelling) = server
+        .understand(request, |served, fields, headers| {
+            let prompt = prompt(served, fields.needed("messages")?)?;
+            let mut wanted = Wanted::read(served, fields, headers, vec![prompt])?;
+            let alternatives = fields.whole("top_logprobs", 0, limits::TOP_LOGPROBS_MAX as u64)?;
+            wanted.request.logprobs = match fields.flag("logprobs")? {
+                Some(true) => Some(alternatives.unwrap_or(0) as usize),
+                _ if alternatives.is_some() => {
+                    return Err(Problem::field("top_logprobs", "'top_logprobs' needs 'logprobs': true"));
+                }
+                _ => None,
+            };
+            let limits = ["max_completion_tokens", "max_tokens"];
+            let wanted = wanted.limited(served, fields, &limits, DEFAULT_TOKENS)?;
+            Ok((wanted, Chat { head: Head::new(served, fields, "chatcmpl-")? }))
+        })
+        .await?;
+    answer::reply(server, working, wanted, spelling).await
+}
+
+/// The ids of a conversation.
+fn prompt(served: &Served, messages: &Value) -> Answered<Vec<u32>> {
+    let model = served.handle.model();
+    let list = messages.as_array().ok_or_else(|| wrong("messages", messages, "a list of messages"))?;
+    if list.is_empty() {
+        return Err(Problem::field("messages", "'messages' is empty; a conversation needs at least one"));
+    }
+    let turns: Vec<Message> = list.iter().enumerate().map(|(i, m)| message(i, m)).collect::<Answered<_>>()?;
+    let template = model.template.as_ref().map_err(|e| Problem::from(e.clone()))?.as_ref().ok_or_else(|| {
+        Problem::field("messages", "this model has no chat template; /v1/completions completes texts without one")
+    })?;
+    let about_messages = |e: crate::Error| Problem { param: Some("messages".into()), ..Problem::from(e) };
+    //= F-PIPE-169
+    let segments = template.render(&turns, None, true).map_err(about_messages)?;
+    model.tokenizer.encode(&segments).map_err(about_messages)
+}
+
+/// One turn. What is not text is refused, and not left out.
+fn message(i: usize, value: &Value) -> Answered<Message> {
+    let at = |name: &str| format!("messages[{i}].{name}");
+    let map = value.as_object().ok_or_else(|| wrong(&format!("messages[{i}]"), value, "an object"))?;
+    let there = |name: &str| map.get(name).filter(|v| !v.is_null());
+    let text = |name: &str| match there(name) {
+        None => Ok(None),
+        Some(v) => v.as_str().map(|s| Some(s.to_string())).ok_or_else(|| wrong(&at(name), v, "a string")),
+    };
+    let role = match text("role")?.as_deref() {
+        // OpenAI's newer name.
+        Some("developer") => "system".to_string(),
+        Some(role) if ["system", "user", "assistant", "tool"].contains(&role) => role.to_string(),
+        Some(_) => return Err(wrong(&at("role"), &map["role"], "system, developer, user, assistant or tool")),
+        None => return Err(Problem::field(&at("role"), format!("'{}' is missing", at("role")))),
+    };
+    let content = match there("content") {
+        Some(Value::Array(parts)) => {
+            let said = |part: &Value| {
+                let text = part["text"].as_str().filter(|_| part["type"] == "text");
+                text.map(str::to_string).ok_or_else(|| {
+                    wrong(
+                        &at("content"),
+                        part,
+                        "a string or a list of parts of type 'text': this model reads nothing else",
+                    )
+                })
+            };
+            Value::String(parts.iter().map(said).collect::<Answered<Vec<String>>>()?.concat())
+        }
+        Some(text @ Value::String(_)) => text.clone(),
+        Some(other) => return Err(wrong(&at("content"), other, "a string or a list of parts")),
+        // An assistant that calls tools says nothing beside.
+        None if role == "assistant" && there("tool_calls").is_some() => Value::Null,
+        None => return Err(Problem::field(&at("content"), format!("'{}' is missing", at("content")))),
+    };
+    Ok(Message {
+        role,
+        content,
+        reasoning_content: text("reasoning_content")?.or(text("reasoning")?),
+        tool_calls: there("tool_calls").cloned(),
+        tool_call_id: text("tool_call_id")?,
+        name: text("name")?,
+    })
+}
+
+/// OpenAI's words for the end of an answer.
+pub fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Eos | Finish::Stop => "stop",
+        Finish::Length | Finish::Cancelled => "length",
+    }
+}
+
+struct Chat {
+    head: Head,
+}
+
+impl Chat {
+    fn logprobs(&self, tokens: &[Token]) -> Value {
+        of_chat(&self.head.model.tokenizer, tokens)
+    }
+
+    fn delta(&self, index: usize, delta: Value, tokens: &[Token], finish: Option<Finish>) -> Value {
+        let reason = finish.map(finish_reason);
+        json!({"index": index, "delta": delta, "logprobs": self.logprobs(tokens), "finish_reason": reason})
+    }
+}
+
+impl Spelling for Chat {
+    fn whole(&self, index: usize, answer: &Answer) -> Value {
+        json!({
+            "index": index,
+            "message": {"role": "assistant", "content": answer.text, "refusal": null},
+            "logprobs": self.logprobs(&answer.tokens),
+            "finish_reason": finish_reason(answer.finish),
+        })
+    }
+
+    fn opening(&self, index: usize) -> Option<Value> {
+        Some(self.delta(index, json!({"role": "assistant", "content": ""}), &[], None))
+    }
+
+    fn piece(&self, index: usize, text: &str, tokens: &[Token], _: &Answer) -> Value {
+        self.delta(index, json!({"content": text}), tokens, None)
+    }
+
+    fn closing(&self, index: usize, answer: &Answer) -> Value {
+        self.delta(index, json!({}), &[], Some(answer.finish))
+    }
+
+    fn frame(&self, choices: Vec<Value>, usage: Option<Value>, chunk: bool) -> Value {
+        self.head.frame(if chunk { "chat.completion.chunk" } else { "chat.completion" }, choices, usage)
+    }
+}
