@@ -80,7 +80,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub raw: bool,
 
-    /// Run on the GPU or fail
+    /// Run on the GPU or fail [default: on the GPU if there is one that works]
     #[arg(long, conflicts_with = "no_gpu")]
     pub gpu: bool,
     /// Run on the CPU

@@ -48,6 +48,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         raw: args.raw,
         stops: args.stop.clone(),
         threads: args.threads,
+        gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
         trace_format: args.trace_format,
         cancel,

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use compute::Interest;
 use compute::cpu::Cpu;
 use compute::cpu::isa::Isa;
+use compute::cuda::{Absent, Cuda};
+use compute::{Backend, Interest};
 
 use crate::error::{Error, Kind, Place, Result};
 use crate::file;
@@ -38,7 +39,7 @@ pub struct InferenceConfig {
     pub verbose: bool,
     /// Record an execution trace.
     pub trace: Option<TraceConfig>,
-    /// Use the GPU.
+    /// Use the GPU, or refuse to run.
     pub gpu: bool,
 }
 
@@ -171,6 +172,8 @@ pub struct Options {
     pub stops: Vec<String>,
     /// Worker threads; all cores if none.
     pub threads: Option<usize>,
+    /// Use a GPU where there is one that works, and the CPU where there is none.
+    pub gpu_if_present: bool,
     /// Positions; the model's own if none.
     pub context: Option<usize>,
     /// Rows of the prompt that are run together.
@@ -190,6 +193,7 @@ impl Default for Options {
             raw: false,
             stops: Vec::new(),
             threads: None,
+            gpu_if_present: false,
             context: None,
             prefill_chunk: PREFILL_CHUNK,
             trace_format: TraceFormat::default(),
@@ -251,7 +255,7 @@ pub fn backend(threads: Option<usize>) -> Result<Cpu> {
 pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
     let start = Instant::now();
     let Some(asked) = config.trace.as_ref().filter(|t| t.enabled) else {
-        let mut loaded = load(config, options, &Interest::Nothing)?;
+        let mut loaded = load(config, options, &Interest::Nothing, observer)?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         observer.event(Event::Loaded(&loaded, load_ms))?;
         let answer = answer(&mut loaded, config, options, observer)?;
@@ -259,7 +263,7 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
     };
     let sink = asked.output.as_deref().map(trace::Sink::open).transpose()?;
     let mut trace = Trace::new(asked.steps.clone(), asked.verbose);
-    let mut loaded = load(config, options, &trace.interest())?;
+    let mut loaded = load(config, options, &trace.interest(), observer)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     observer.event(Event::Loaded(&loaded, load_ms))?;
     trace.restart();
@@ -294,18 +298,48 @@ fn outcome(answer: Answer, loaded: &Loaded, load_ms: f64, start: Instant) -> Out
     }
 }
 
-fn load(config: &InferenceConfig, options: &Options, interest: &Interest) -> Result<Loaded> {
-    if config.gpu {
-        return Err(no_gpu());
+fn load(
+    config: &InferenceConfig,
+    options: &Options,
+    interest: &Interest,
+    observer: &mut dyn Observer,
+) -> Result<Loaded> {
+    let open = |backend: &dyn Backend| {
+        Loaded::open_rewritten(&config.model_path, backend, options.context, interest, |_| {})
+    };
+    let cpu = backend(options.threads)?; // wrong flags are wrong on a GPU too
+    //= F-GPU-135
+    if config.gpu || options.gpu_if_present {
+        //= F-GPU-116
+        //= F-CLI-013
+        match Cuda::with_image(knobs::read(&knobs::CUDA_IMAGE).as_deref()) {
+            Ok(cuda) => match open(&cuda) {
+                // What does not fit, or is not written for the GPU, runs on the CPU unless the GPU was asked for.
+                Err(e) if !config.gpu && matches!(e.kind, Kind::TooLarge | Kind::Unsupported) => {
+                    observer.event(Event::Warning(&format!("not on the GPU: {e}; running on the CPU")))?;
+                }
+                opened => return opened,
+            },
+            Err(absent) if config.gpu => return Err(no_gpu(&absent)),
+            // No GPU is what most machines have; one that does not work is news.
+            Err(Absent::NoDriver | Absent::NoDevice) => {}
+            Err(absent) => observer.event(Event::Warning(&format!("{absent}; running on the CPU")))?,
+        }
     }
-    let backend = backend(options.threads)?;
-    Loaded::open_rewritten(&config.model_path, &backend, options.context, interest, |_| {})
+    open(&cpu)
 }
 
-fn no_gpu() -> Error {
-    Error::new(Kind::Unsupported, "no GPU backend in this build")
+//= F-GPU-136
+fn no_gpu(absent: &Absent) -> Error {
+    let missing = match absent {
+        Absent::NoDriver => "install NVIDIA's driver",
+        Absent::NoDevice => "nvidia-smi lists the devices; CUDA_VISIBLE_DEVICES may hide them",
+        Absent::TooOld(_) => "update NVIDIA's driver",
+        Absent::Broken(_) => "nvidia-smi says whether the driver works at all",
+    };
+    Error::new(Kind::Unsupported, absent.to_string())
         .at(Place::Flag("--gpu".into()))
-        .hint("leave the flag away to run on the CPU")
+        .hint(format!("{missing}, or leave the flag away to run on the CPU"))
 }
 
 fn answer(

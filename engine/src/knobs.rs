@@ -12,6 +12,12 @@ pub struct Knob {
 pub const ISA: Knob =
     Knob { name: "APR_ISA", help: "instruction set of the CPU kernels: avx512, avx2 or scalar [best available]" };
 
+/// Image of the GPU kernels.
+pub const CUDA_IMAGE: Knob = Knob {
+    name: "APR_CUDA_IMAGE",
+    help: "compiled form of the GPU kernels: sm_90, ptx_80 or ptx_70 [best for the device]",
+};
+
 /// Turns colour off. Read by the terminal library, like the next two; listed because it is honoured.
 pub const NO_COLOR: Knob = Knob { name: "NO_COLOR", help: "any value: no colour" };
 
@@ -23,7 +29,7 @@ pub const CLICOLOR_FORCE: Knob =
 pub const TERM: Knob = Knob { name: "TERM", help: "dumb: no colour and no spinner" };
 
 /// All of them.
-pub static ALL: &[&Knob] = &[&ISA, &NO_COLOR, &CLICOLOR_FORCE, &TERM];
+pub static ALL: &[&Knob] = &[&ISA, &CUDA_IMAGE, &NO_COLOR, &CLICOLOR_FORCE, &TERM];
 
 /// The value of a knob, if it is set to something.
 pub fn read(knob: &Knob) -> Option<String> {

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod cpu;
 pub mod crit;
 pub mod gguf;
+pub mod gpu;
 pub mod jid;
 pub mod math;
 pub mod pipe;
@@ -30,6 +31,7 @@ pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("cpu", cpu::CHECKS),
     ("crit", crit::CHECKS),
     ("gguf", gguf::CHECKS),
+    ("gpu", gpu::CHECKS),
     ("jid", jid::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),

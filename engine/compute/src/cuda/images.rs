@@ -16,11 +16,13 @@ static BUILT: &[u8] = include_bytes!("built.zst");
 struct Image {
     /// `ptx_80` or `sm_90`.
     name: String,
+    /// Version of the CUDA compiler that made it.
+    compiler: String,
     /// PTX ends with a zero byte.
     bytes: Vec<u8>,
 }
 
-/// The first line: `kernels <sha256 of the sources> <name>=<bytes> ...`.
+/// The first line: `kernels <sha256 of the sources> <name>:<compiler>=<bytes> ...`.
 struct Built {
     #[cfg_attr(not(test), allow(dead_code))] // its test is what it is for
     sources: String,
@@ -40,10 +42,11 @@ fn built() -> Result<Built> {
     let mut images = Vec::new();
     for word in words {
         let (name, len) = word.split_once('=').ok_or_else(|| broken(word))?;
+        let (name, compiler) = name.split_once(':').ok_or_else(|| broken(word))?;
         let len: usize = len.parse().map_err(|_| broken(word))?;
         let bytes = all.get(at..at + len).ok_or_else(|| broken(word))?.to_vec();
         at += len;
-        images.push(Image { name: name.to_string(), bytes });
+        images.push(Image { name: name.to_string(), compiler: compiler.to_string(), bytes });
     }
     Ok(Built { sources, images })
 }
@@ -52,6 +55,7 @@ fn built() -> Result<Built> {
 pub(super) fn load(device: &Arc<Device>, only: Option<&str>) -> Result<(Module, String)> {
     let images = built()?.images;
     let number = |name: &str, kind: &str| name.strip_prefix(kind).and_then(|n| n.parse::<u32>().ok());
+    //= F-GPU-117 F-GPU-118 F-GPU-138 F-GPU-139
     let mut candidates: Vec<&Image> = match only {
         Some(name) => images.iter().filter(|i| i.name == name).collect(),
         None => images
@@ -67,8 +71,9 @@ pub(super) fn load(device: &Arc<Device>, only: Option<&str>) -> Result<(Module, 
     candidates.sort_by_key(|i| (!i.name.starts_with("sm_"), std::cmp::Reverse(number(&i.name, "ptx_"))));
     let mut refused = Error::Device(format!("no kernels for compute capability {}", device.capability));
     for image in candidates {
+        //= F-GPU-140
         match Module::load(device, &image.bytes) {
-            Ok(module) => return Ok((module, image.name.clone())),
+            Ok(module) => return Ok((module, format!("{} by CUDA {}", image.name, image.compiler))),
             Err(e) => refused = e,
         }
     }
@@ -100,6 +105,7 @@ mod tests {
         for image in images.iter().filter(|i| i.name.starts_with("ptx_")) {
             let text = std::str::from_utf8(&image.bytes).unwrap();
             assert!(text.ends_with('\0'), "{}", image.name);
+            assert!(text.contains(&format!("release {}", image.compiler)), "{}", image.name);
             assert!(text.contains(&format!(".target {}", image.name.replace("ptx", "sm"))), "{}", image.name);
         }
     }

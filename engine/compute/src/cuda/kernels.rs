@@ -15,7 +15,7 @@ macro_rules! kernels {
         /// All kernels of one image.
         pub(super) struct Kernels {
             $(pub $name: Kernel,)*
-            /// Which image: `sm_90`, `ptx_80`.
+            /// Which image: `sm_90 by CUDA 12.9`.
             pub image: String,
             _module: Module,
         }

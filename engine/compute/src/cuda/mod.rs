@@ -66,6 +66,7 @@ impl Cuda {
     }
 }
 
+//= F-GPU-132
 impl Backend for Cuda {
     fn name(&self) -> &'static str {
         "cuda"

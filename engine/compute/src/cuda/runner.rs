@@ -100,6 +100,9 @@ impl CudaRunner {
             layer_at.push(halves);
             halves += 2 * kv.heads * kv.head_dim * KV_BLOCK;
         }
+        if let Some(w) = program.weights.iter().find(|w| !is_known(w.format.0.ggml_type)) {
+            return Err(Error::Unsupported(format!("{} of {}", w.format, w.name)));
+        }
         let weights = upload(&device, program)?;
         let counters = Counters { weight_bytes: weights.memory.bytes() as u64, ..Counters::default() };
         Ok(CudaRunner {
@@ -590,7 +593,7 @@ impl CudaRunner {
             count += 1;
             tiles += w.rows.div_ceil(TILE_ROWS);
             cols = w.cols;
-            shared = shared.max(one_shared(kind, w.cols / STEP));
+            shared = shared.max(one_shared(kind as u32, w.cols / STEP));
         }
         if columns == 0 {
             return Ok(());
@@ -742,16 +745,43 @@ fn producers(steps: usize) -> usize {
     steps.div_ceil(PIECE).clamp(1, PRODUCERS)
 }
 
+/// Scales of a step, and whether there are minima, of a packed format that `kernels/formats.cuh` has.
+fn packed_shape(kind: u32) -> Option<(usize, bool)> {
+    match kind {
+        10 => Some((2, true)),
+        11 | 14 => Some((2, false)),
+        3 | 7 | 12 | 13 => Some((1, true)),
+        2 | 6 | 8 | 20 | 23 => Some((1, false)),
+        _ => None,
+    }
+}
+
+/// Whether the kernels read this format.
+fn is_known(kind: u32) -> bool {
+    matches!(kind, 0 | 1 | 30) || packed_shape(kind).is_some()
+}
+
 /// Shared memory of `product_one`: by, dot and minimum of each run of a segment; two segments if there are more.
-fn one_shared(kind: i32, steps: usize) -> usize {
-    let (subs, min) = match kind {
-        10 => (2, true),
-        11 | 14 => (2, false),
-        3 | 7 | 12 | 13 => (1, true),
-        _ => (1, false),
-    };
+fn one_shared(kind: u32, steps: usize) -> usize {
+    let (subs, min) = packed_shape(kind).unwrap_or((1, false));
     let runs = producers(steps) * PIECE * subs;
     let buffer = if min { (3 * TILE_ROWS + 1) * runs } else { 2 * TILE_ROWS * runs };
     let segments = steps.div_ceil(PIECE).div_ceil(producers(steps));
     4 * buffer * segments.min(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_is_known_and_fits_the_shared_memory_that_is_asked_for() {
+        for spec in crate::quant::ALL {
+            assert!(is_known(spec.ggml_type), "{}", spec.name);
+            assert_eq!(packed_shape(spec.ggml_type).is_some(), spec.kernels.packing.is_some(), "{}", spec.name);
+            for steps in [1, 8, 64, 65, 1000] {
+                assert!(one_shared(spec.ggml_type, steps) <= super::super::kernels::PRODUCT_SHARED as usize);
+            }
+        }
+    }
 }

@@ -63,7 +63,7 @@ template <int WHAT> DEVICE float sum16(const float* x, int n, float by) {
             acc = acc + (WHAT == PLAIN ? v : v * v);
         }
     }
-    return fold16(acc);
+    return __shfl_sync(0xffffffffu, fold16(acc), 0); // to the idle half too: all lanes go the same way
 }
 
 // 1 / sqrt(mean(x * x) + eps). Where the squares overflow, the vector is scaled down first.
