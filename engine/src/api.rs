@@ -304,28 +304,26 @@ fn load(
     interest: &Interest,
     observer: &mut dyn Observer,
 ) -> Result<Loaded> {
-    let open = |backend: &dyn Backend| {
-        Loaded::open_rewritten(&config.model_path, backend, options.context, interest, |_| {})
-    };
+    let open =
+        |backend: &dyn Backend| Loaded::open_rewritten(&config.model_path, backend, options.context, interest, |_| {});
     let cpu = backend(options.threads)?; // wrong flags are wrong on a GPU too
-    //= F-GPU-135
-    if config.gpu || options.gpu_if_present {
-        //= F-GPU-116
-        //= F-CLI-013
-        match Cuda::with_image(knobs::read(&knobs::CUDA_IMAGE).as_deref()) {
-            Ok(cuda) => match open(&cuda) {
-                // What does not fit, or is not written for the GPU, runs on the CPU unless the GPU was asked for.
-                Err(e) if !config.gpu && matches!(e.kind, Kind::TooLarge | Kind::Unsupported) => {
-                    observer.event(Event::Warning(&format!("not on the GPU: {e}; running on the CPU")))?;
-                }
-                opened => return opened,
-            },
-            Err(absent) if config.gpu => return Err(no_gpu(&absent)),
-            // No GPU is what most machines have; one that does not work is news.
-            Err(Absent::NoDriver | Absent::NoDevice) => {}
-            Err(absent) => observer.event(Event::Warning(&format!("{absent}; running on the CPU")))?,
-        }
+    if !config.gpu && !options.gpu_if_present {
+        return open(&cpu);
     }
+    //= F-GPU-116
+    //= F-CLI-013
+    let why = match Cuda::with_image(knobs::read(&knobs::CUDA_IMAGE).as_deref()) {
+        Ok(cuda) => match open(&cuda) {
+            Err(e) if !config.gpu && matches!(e.kind, Kind::TooLarge | Kind::Unsupported) => e.to_string(),
+            opened => return opened,
+        },
+        Err(absent) if config.gpu => return Err(no_gpu(&absent)),
+        // No GPU is what most machines have: no news.
+        Err(Absent::NoDriver | Absent::NoDevice) => return open(&cpu),
+        Err(absent) => absent.to_string(),
+    };
+    //= F-GPU-135
+    observer.event(Event::Warning(&format!("not on the GPU: {why}; running on the CPU")))?;
     open(&cpu)
 }
 

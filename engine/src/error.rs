@@ -194,7 +194,9 @@ impl From<compute::Error> for Error {
         };
         let error = Error::new(kind, e.to_string());
         match e {
-            compute::Error::DeviceMemory { .. } => error.hint("--no-gpu runs it on the CPU; a smaller --ctx-size needs less"),
+            compute::Error::DeviceMemory { .. } => {
+                error.hint("--no-gpu runs it on the CPU; a smaller --ctx-size needs less")
+            }
             _ => error,
         }
     }

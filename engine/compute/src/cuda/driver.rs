@@ -163,7 +163,9 @@ impl Device {
             let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
             let capability = 10 * major + minor;
             if capability < 70 {
-                return Err(Absent::TooOld(format!("the device has compute capability {major}.{minor}, 7.0 is needed")));
+                return Err(Absent::TooOld(format!(
+                    "the device has compute capability {major}.{minor}, 7.0 is needed"
+                )));
             }
             let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
             checked(sys::cuDevicePrimaryCtxRetain(&mut context, device), "cuDevicePrimaryCtxRetain").map_err(broken)?;
@@ -223,7 +225,14 @@ impl Device {
     /// # Safety
     /// The arguments are what the kernel of this name takes, and every address in them is of memory of this device that
     /// lives until the stream has been waited for, and is as large as the kernel's shapes say.
-    pub unsafe fn launch(&self, kernel: &Kernel, grid: [u32; 2], block: u32, shared: u32, parameters: &[&[u8]]) -> Result<()> {
+    pub unsafe fn launch(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 2],
+        block: u32,
+        shared: u32,
+        parameters: &[&[u8]],
+    ) -> Result<()> {
         let mut pointers: Vec<*mut c_void> = parameters.iter().map(|p| p.as_ptr() as *mut c_void).collect();
         let mut attribute = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
@@ -243,7 +252,8 @@ impl Device {
             numAttrs: u32::from(self.programmatic),
         };
         // SAFETY: configuration and arguments outlive the call, which copies them; the rest is the caller's promise.
-        let code = unsafe { sys::cuLaunchKernelEx(&config, kernel.function, pointers.as_mut_ptr(), std::ptr::null_mut()) };
+        let code =
+            unsafe { sys::cuLaunchKernelEx(&config, kernel.function, pointers.as_mut_ptr(), std::ptr::null_mut()) };
         checked(code, kernel.name)
     }
 

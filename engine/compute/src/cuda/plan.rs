@@ -223,7 +223,9 @@ impl Plan {
     /// Has whoever wrote buffer `src` last quantise it too, if that is the node right before and it can.
     fn quantise_on_the_way(&mut self, src: usize, width: usize) -> bool {
         match self.nodes.last_mut().map(|n| &mut n.work) {
-            Some(Work::Norm { dst, over, quantise, .. }) if *dst == src && over.is_multiple_of(STEP) => *quantise = true,
+            Some(Work::Norm { dst, over, quantise, .. }) if *dst == src && over.is_multiple_of(STEP) => {
+                *quantise = true
+            }
             Some(Work::Map { dst: Some(dst), quantise, .. }) if *dst == src && width.is_multiple_of(STEP) => {
                 *quantise = true;
             }

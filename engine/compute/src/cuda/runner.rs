@@ -26,6 +26,8 @@ const SLAB_BLOCKS: usize = 8;
 const BLOCKS_MAX: usize = 1 << 16;
 /// Larger batches run long enough to hide their launches.
 const GRAPH_ROWS_MAX: usize = 64;
+/// Up to here attention has the device to itself.
+const FEW_ROWS: usize = 8;
 /// Graphs that are kept.
 const GRAPHS_MAX: usize = 32;
 
@@ -68,8 +70,7 @@ pub(super) struct CudaRunner {
     turns: Vec<Memory>,
     positions: usize,
     slabs: Vec<Memory>,
-    /// Addresses of the blocks, on the device and here.
-    block_table: Memory,
+    /// Addresses of the blocks.
     blocks: Vec<u64>,
     /// Blocks that may be used; more are there, since slabs hold several.
     reserved: usize,
@@ -116,7 +117,6 @@ impl CudaRunner {
             weights,
             room: None,
             slabs: Vec::new(),
-            block_table: device.zeroed(8 * BLOCKS_MAX, "the table of K/V blocks")?,
             blocks: Vec::new(),
             reserved: 0,
             block_bytes: 2 * halves,
@@ -136,7 +136,9 @@ fn possible(work: &Work, program: &Program) -> Result<()> {
         Work::Norm { over, .. } if 4 * over > NORM_SHARED as usize => {
             Err(Error::Unsupported(format!("a norm over {over} elements")))
         }
-        Work::Attend { op: Op::Attend { layer, .. }, .. } if program.kv[*layer].head_dim > HEAD_DIM_MAX => {
+        Work::Attend { op: Op::Attend { layer, .. }, .. }
+            if program.kv[*layer].head_dim > HEAD_DIM_MAX || program.kv[*layer].head_dim % 2 == 1 =>
+        {
             Err(Error::Unsupported(format!("heads of {} elements", program.kv[*layer].head_dim)))
         }
         _ => Ok(()),
@@ -261,8 +263,7 @@ impl Runner for CudaRunner {
         self.device.enter()?;
         let rows = batch.rows.len();
         self.wanted.clear();
-        self.wanted
-            .extend((0..rows).filter(|&r| !matches!(batch.rows[r].want, Want::Nothing | Want::Hidden)));
+        self.wanted.extend((0..rows).filter(|&r| !matches!(batch.rows[r].want, Want::Nothing | Want::Hidden)));
         self.make_room(batch)?;
         let uploaded = self.write_inputs(batch)?;
         let (wanted, taps) = (self.wanted.len(), self.plan.nodes.iter().any(|n| !n.taps.is_empty()));
@@ -306,10 +307,7 @@ impl Runner for CudaRunner {
         self.device.enter()?;
         let more = (count - self.blocks.len()).next_multiple_of(SLAB_BLOCKS).min(BLOCKS_MAX - self.blocks.len());
         let slab = self.device.zeroed(more * self.block_bytes, "the KV cache")?;
-        let first = self.blocks.len();
         self.blocks.extend((0..more).map(|i| slab.address() + (i * self.block_bytes) as u64));
-        let addresses: Vec<u8> = self.blocks[first..].iter().flat_map(|a| a.to_le_bytes()).collect();
-        self.block_table.write(8 * first, &addresses)?;
         self.slabs.push(slab);
         self.reserved = count;
         self.counters.kv_bytes = (self.blocks.len() * self.block_bytes) as u64;
@@ -399,7 +397,11 @@ impl CudaRunner {
             }
         }
         words.extend(self.wanted.iter().map(|&r| r as u32));
-        words.extend(batch.tables.iter().flat_map(|t| t.iter()));
+        words.resize(words.len().next_multiple_of(2), 0);
+        for &block in batch.tables.iter().copied().flatten() {
+            let address = self.blocks[block as usize];
+            words.extend([address as u32, (address >> 32) as u32]);
+        }
         let bytes = 4 * words.len();
         for (to, word) in self.staging.bytes_mut().chunks_exact_mut(4).zip(&words) {
             to.copy_from_slice(&word.to_le_bytes());
@@ -412,7 +414,12 @@ impl CudaRunner {
     fn input_places(&self, rows: usize) -> k::Inputs {
         let visible = at(&self.inputs) + 16 * rows as u64;
         let wanted = visible + (8 * rows * self.plan.visible.len()) as u64;
-        k::Inputs { rows: at(&self.inputs), visible, wanted, tables: wanted + 4 * self.wanted.len() as u64 }
+        k::Inputs {
+            rows: at(&self.inputs),
+            visible,
+            wanted,
+            tables: wanted + 4 * self.wanted.len().next_multiple_of(2) as u64,
+        }
     }
 
     fn room(&self) -> &Room {
@@ -431,7 +438,14 @@ impl CudaRunner {
         }
     }
 
-    fn launch(&self, kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize, arguments: &[&[u8]]) -> Result<()> {
+    fn launch(
+        &self,
+        kernel: &Kernel,
+        grid: [usize; 2],
+        block: usize,
+        shared: usize,
+        arguments: &[&[u8]],
+    ) -> Result<()> {
         if grid[0] * grid[1] == 0 {
             return Ok(());
         }
@@ -523,7 +537,7 @@ impl CudaRunner {
         let buf = |b: &crate::program::BufferId| self.buf(b.0 as usize);
         let (turns_q, pairs_q, interleaved_q) = self.turn(q_turn);
         let (turns_k, pairs_k, interleaved_k) = self.turn(k_turn);
-        let (blocks, layer_at) = (at(&self.block_table), self.layer_at[*layer] as u64);
+        let layer_at = self.layer_at[*layer] as u64;
         let (kv_heads, head_dim) = (kv.heads as i32, kv.head_dim as i32);
         // Queries that do not turn need no threads.
         let turned = if q_turn.is_some() { *heads } else { 0 };
@@ -533,7 +547,6 @@ impl CudaRunner {
             v: buf(v),
             turns_q,
             turns_k,
-            blocks,
             layer_at,
             heads: turned as i32,
             kv_heads,
@@ -548,7 +561,6 @@ impl CudaRunner {
         let p = k::Attend {
             q: buf(q),
             dst: buf(dst),
-            blocks,
             layer_at,
             heads: *heads as i32,
             kv_heads,
@@ -560,7 +572,8 @@ impl CudaRunner {
             unused: 0,
             acts: self.acts(dst.0 as usize, quantise),
         };
-        self.launch(&self.kernels.attend_rows, [rows, *heads], 256, 0, &[p.bytes(), inputs.bytes()])
+        let kernel = if rows <= FEW_ROWS { &self.kernels.attend_few } else { &self.kernels.attend_many };
+        self.launch(kernel, [rows, *heads], 256, 0, &[p.bytes(), inputs.bytes()])
     }
 
     fn matrix(&self, id: WeightId) -> u64 {
@@ -725,7 +738,7 @@ fn floats(memory: &Memory, from: usize, count: usize) -> Result<Vec<f32>> {
 
 fn input_bytes(batch: &Batch<'_>, sets: usize, wanted: usize) -> usize {
     let tables: usize = batch.tables.iter().map(|t| t.len()).sum();
-    4 * (batch.rows.len() * (4 + 2 * sets) + wanted + tables)
+    4 * (batch.rows.len() * (4 + 2 * sets) + wanted.next_multiple_of(2) + 2 * tables)
 }
 
 /// Cos and sin of each pair at positions `0..count`.

@@ -159,15 +159,63 @@ fn gpu_unusual_operations_have_the_bits_of_the_cpu() {
     let tables: &[&[u32]] = &[&[2, 0, 3]];
     type Edit = fn(&mut Program);
     let edits: [(&str, Edit); 9] = [
-        ("window", |p| each(p, |op| if let Op::Attend { window, .. } = op { *window = Some(70) })),
-        ("not causal", |p| each(p, |op| if let Op::Attend { causal, .. } = op { *causal = false })),
-        ("layer norm", |p| each(p, |op| if let Op::Norm { kind, .. } = op { *kind = NormKind::Layer })),
-        ("no norm weight", |p| each(p, |op| if let Op::Norm { weight, .. } = op { *weight = None })),
-        ("norm offset", |p| each(p, |op| if let Op::Norm { offset, .. } = op { *offset = 1.0 })),
-        ("gelu", |p| each(p, |op| if let Op::Gate { act, .. } = op { *act = Act::GeluTanh })),
-        ("logit scale", |p| each(p, |op| if let Op::Logits { scale, .. } = op { *scale = 0.37 })),
+        ("window", |p| {
+            each(p, |op| {
+                if let Op::Attend { window, .. } = op {
+                    *window = Some(70)
+                }
+            })
+        }),
+        ("not causal", |p| {
+            each(p, |op| {
+                if let Op::Attend { causal, .. } = op {
+                    *causal = false
+                }
+            })
+        }),
+        ("layer norm", |p| {
+            each(p, |op| {
+                if let Op::Norm { kind, .. } = op {
+                    *kind = NormKind::Layer
+                }
+            })
+        }),
+        ("no norm weight", |p| {
+            each(p, |op| {
+                if let Op::Norm { weight, .. } = op {
+                    *weight = None
+                }
+            })
+        }),
+        ("norm offset", |p| {
+            each(p, |op| {
+                if let Op::Norm { offset, .. } = op {
+                    *offset = 1.0
+                }
+            })
+        }),
+        ("gelu", |p| {
+            each(p, |op| {
+                if let Op::Gate { act, .. } = op {
+                    *act = Act::GeluTanh
+                }
+            })
+        }),
+        ("logit scale", |p| {
+            each(p, |op| {
+                if let Op::Logits { scale, .. } = op {
+                    *scale = 0.37
+                }
+            })
+        }),
         ("no rotation", |p| p.steps.retain(|s| !matches!(s.op, Op::Rope { .. }))),
-        ("huge", |p| each(p, |op| if let Op::Embed { scale, .. } = op { *scale = 3e25 })),
+        ("huge", |p| {
+            each(p, |op| {
+                if let Op::Embed { scale, .. } = op {
+                    *scale = 3e25
+                }
+            })
+        }),
     ];
     for (what, edit) in edits {
         let mut p = transformer(format, (4, 2), RopeLayout::Split, 6);

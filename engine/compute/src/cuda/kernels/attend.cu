@@ -3,10 +3,9 @@
 #include "batch.cuh"
 
 struct Attend {
-    const float* q;    // [rows, heads * head_dim]
-    float* dst;        // [rows, heads * head_dim]
-    const u64* blocks; // address of each block of the cache
-    u64 layer_at;      // of this layer in a block, in halves
+    const float* q; // [rows, heads * head_dim]
+    float* dst;     // [rows, heads * head_dim]
+    u64 layer_at;   // of this layer in a block, in halves
     int heads, kv_heads, head_dim, visible; // visible: which set of ranges
     float scale, softcap; // softcap 0: none
     int rows, unused;
@@ -15,14 +14,58 @@ struct Attend {
 
 // Blocks of the cache whose scores are computed together.
 #define ABREAST 4
+#define INFINITE __int_as_float(0x7f800000)
 
-// Grid: rows, heads. Threads: one per position of four blocks, then one per element of the head.
-extern "C" __global__ void __launch_bounds__(256) attend_rows(const __grid_constant__ Attend p, const __grid_constant__ Inputs in) {
-    __shared__ float q[256], probability[ABREAST * KV_BLOCK], warp_max[8], block_sum[ABREAST];
+// q . k for the position of this thread, K as [dim][64]: loads run a batch of elements ahead of the sum.
+template <int BATCH> __device__ __forceinline__ float score(const float* q, const u16* k, int n) {
+    u16 now[BATCH], next[BATCH];
+    float s = 0.0f;
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) next[i] = i < n ? k[i * KV_BLOCK] : 0;
+    for (int d = 0; d < n; d += BATCH) {
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) now[i] = next[i];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            if (d + BATCH + i < n) next[i] = k[(d + BATCH + i) * KV_BLOCK];
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            if (d + i < n) s = fmaf(q[d + i], half_to_float(now[i]), s);
+        }
+    }
+    return s;
+}
+
+// Adds the positions `from..to` of a block to two neighbouring elements of the output, V as [64][dim].
+template <int BATCH> __device__ __forceinline__ void mix(float out[2], const float* p, const u16* v, int n, int from, int to) {
+    u32 now[BATCH], next[BATCH];
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) next[i] = from + i < to ? *(const u32*)(v + (from + i) * n) : 0;
+    for (int j = from; j < to; j += BATCH) {
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) now[i] = next[i];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            if (j + BATCH + i < to) next[i] = *(const u32*)(v + (j + BATCH + i) * n);
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            if (j + i < to) {
+                out[0] = fmaf(p[j + i], half_to_float((u16)now[i]), out[0]);
+                out[1] = fmaf(p[j + i], half_to_float((u16)(now[i] >> 16)), out[1]);
+            }
+        }
+    }
+}
+
+// One head of one row. Threads: one per position of four blocks, then one for each two elements of the head.
+template <int BATCH> __device__ __forceinline__ void attend(const Attend& p, const Inputs& in) {
+    __shared__ __align__(16) float q[256], probability[ABREAST * KV_BLOCK], warp_max[8], block_sum[ABREAST], whole[256];
     wait_for_inputs();
     let_next_start();
     const int tid = threadIdx.x, lane = tid & 31, warp = tid / 32, head = blockIdx.y, n = p.head_dim;
-    const Row row = in.rows[blockIdx.x];
+    const u64* table = in.tables + in.rows[blockIdx.x].table;
     const u32* range = in.visible + ((size_t)p.visible * p.rows + blockIdx.x) * 2;
     const int from = range[0], to = range[1];
     const int kv_head = head / (p.heads / p.kv_heads);
@@ -30,24 +73,19 @@ extern "C" __global__ void __launch_bounds__(256) attend_rows(const __grid_const
     const u64 k_at = p.layer_at + (u64)kv_head * n * KV_BLOCK;
     const u64 v_at = p.layer_at + (u64)(p.kv_heads + kv_head) * n * KV_BLOCK;
     if (tid < n) q[tid] = p.q[at + tid];
-    const float infinity = __int_as_float(0x7f800000);
-    float max = -infinity, sum = 0.0f, out = 0.0f;
+    float max = -INFINITE, sum = 0.0f, out[2] = {0.0f, 0.0f};
     const int last = (to + KV_BLOCK - 1) / KV_BLOCK;
     for (int first = from / KV_BLOCK; first < last; first += ABREAST) {
         __syncthreads();
-        // Scores, a position each.
         const int block = first + tid / KV_BLOCK, position = block * KV_BLOCK + tid % KV_BLOCK;
         const bool seen = position >= from && position < to;
         float s = 0.0f;
         if (seen) {
-            const u16* k = (const u16*)p.blocks[in.tables[row.table + block]] + k_at + tid % KV_BLOCK;
-#pragma unroll 32
-            for (int d = 0; d < n; d++) s = fmaf(q[d], half_to_float(k[d * KV_BLOCK]), s);
-            s = s * p.scale;
+            s = score<BATCH>(q, (const u16*)table[block] + k_at + tid % KV_BLOCK, n) * p.scale;
             if (p.softcap != 0.0f) s = p.softcap * tanhf(__fdiv_rn(s, p.softcap));
         }
         // A NaN score does not win the maximum, but exp passes it on into the sum.
-        float top = seen && s > -infinity ? s : -infinity;
+        float top = seen && s > -INFINITE ? s : -INFINITE;
         for (int m = 16; m > 0; m /= 2) {
             float other = __shfl_xor_sync(0xffffffffu, top, m);
             top = other > top ? other : top;
@@ -72,29 +110,35 @@ extern "C" __global__ void __launch_bounds__(256) attend_rows(const __grid_const
             max = warp_max[2 * b] > max ? warp_max[2 * b] : max;
             max = warp_max[2 * b + 1] > max ? warp_max[2 * b + 1] : max;
             float difference = before - max;
-            float keep = difference == -infinity ? 0.0f : exp_contract(difference);
+            float keep = difference == -INFINITE ? 0.0f : exp_contract(difference);
             sum = sum * keep + block_sum[b];
-            if (keep != 1.0f) out = out * keep;
-            if (tid >= n) continue;
-            const int begin = (first + b) * KV_BLOCK;
-            const u16* v = (const u16*)p.blocks[in.tables[row.table + first + b]] + v_at + tid;
-            const float* x = probability + b * KV_BLOCK;
-            if (begin >= from && begin + KV_BLOCK <= to) {
-                u16 values[KV_BLOCK];
-#pragma unroll
-                for (int j = 0; j < KV_BLOCK; j++) values[j] = v[j * n];
-#pragma unroll
-                for (int j = 0; j < KV_BLOCK; j++) out = fmaf(x[j], half_to_float(values[j]), out);
-            } else {
-                int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
-#pragma unroll 8
-                for (int j = j0; j < j1; j++) out = fmaf(x[j], half_to_float(v[j * n]), out);
+            if (keep != 1.0f) {
+                out[0] = out[0] * keep;
+                out[1] = out[1] * keep;
             }
+            if (2 * tid >= n) continue;
+            const int begin = (first + b) * KV_BLOCK;
+            const int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
+            mix<BATCH>(out, probability + b * KV_BLOCK, (const u16*)table[first + b] + v_at + 2 * tid, n, j0, j1);
         }
     }
-    if (tid < n) {
-        float x = __fdiv_rn(out, sum);
-        p.dst[at + tid] = x;
-        if (p.acts.steps) quantise(p.acts, blockIdx.x, (head * n + tid) / STEP, x);
+    if (2 * tid < n) {
+        whole[2 * tid] = __fdiv_rn(out[0], sum);
+        whole[2 * tid + 1] = __fdiv_rn(out[1], sum);
     }
+    __syncthreads();
+    if (tid < n) {
+        p.dst[at + tid] = whole[tid];
+        if (p.acts.steps) quantise(p.acts, blockIdx.x, (head * n + tid) / STEP, whole[tid]);
+    }
+}
+
+// A few rows: long batches of loads, since little else runs. Grid: rows, heads.
+extern "C" __global__ void __launch_bounds__(256) attend_few(const __grid_constant__ Attend p, const __grid_constant__ Inputs in) {
+    attend<64>(p, in);
+}
+
+// Many rows: few registers, so that many heads run at once.
+extern "C" __global__ void __launch_bounds__(256, 3) attend_many(const __grid_constant__ Attend p, const __grid_constant__ Inputs in) {
+    attend<16>(p, in);
 }

@@ -13,7 +13,7 @@ struct Row {
 // What changes from step to step; one upload.
 struct Inputs {
     const Row* rows;
-    const u32* tables;
+    const u64* tables; // addresses of blocks of the cache
     const u32* visible; // [set][rows][2]: first position and one past the last
     const u32* wanted;  // rows that want logits
 };

@@ -92,6 +92,25 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
             float *dot = by + plane, *min = dot + plane, *sums = min + plane;
             int first = (segment * producers + warp) * PIECE, at = warp * PIECE;
             int step = first + lane / 4;
+            // Everything that is read comes first: the compiler cannot move it over the writes to shared memory.
+            u32 b[PIECE][2];
+            int off[PIECE][F::SUBS];
+#pragma unroll
+            for (int e = 0; e < PIECE; e++) {
+                b[e][0] = b[e][1] = 0;
+                if (first + e >= p.steps) continue;
+                size_t column = (size_t)(first + e) * 8;
+                if (g == 0) {
+                    b[e][0] = *(const u32*)(p.acts.quants + column * STEP + 4 * t);
+                    b[e][1] = *(const u32*)(p.acts.quants + column * STEP + 16 + 4 * t);
+                }
+                if (F::OFFSET != 0) {
+                    int low = p.acts.meta[column].sums[0], high = p.acts.meta[column].sums[1];
+                    for (int h = 0; h < F::SUBS; h++) off[e][h] = F::OFFSET * (F::SUBS == 1 ? low + high : h ? high : low);
+                } else {
+                    for (int h = 0; h < F::SUBS; h++) off[e][h] = 0;
+                }
+            }
             if (step < p.steps) {
                 Meta meta = p.acts.meta[(size_t)step * 8];
                 for (int h = 0; h < F::SUBS; h++) {
@@ -107,25 +126,15 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
 #pragma unroll
             for (int e = 0; e < PIECE; e++) {
                 if (first + e >= p.steps) break;
-                u32 a[4], b[2] = {0, 0};
+                u32 a[4];
                 unpack<F>(a, raw[e], t);
-                size_t column = (size_t)(first + e) * 8;
-                if (g == 0) {
-                    b[0] = *(const u32*)(p.acts.quants + column * STEP + 4 * t);
-                    b[1] = *(const u32*)(p.acts.quants + column * STEP + 16 + 4 * t);
-                }
                 for (int h = 0; h < F::SUBS; h++) {
                     int d[4];
-                    if (F::SUBS == 1) dot32(d, a, b); else dot16(d, a, b, h);
-                    int off = 0;
-                    if (F::OFFSET != 0) {
-                        const Meta& m = p.acts.meta[column];
-                        off = F::OFFSET * (F::SUBS == 1 ? m.sums[0] + m.sums[1] : m.sums[h]);
-                    }
+                    if (F::SUBS == 1) dot32(d, a, b[e]); else dot16(d, a, b[e], h);
                     if (t == 0) {
                         int sub = (at + e) * F::SUBS + h;
-                        dot[sub * TILE + g] = (float)(d[0] - off);
-                        dot[sub * TILE + g + 8] = (float)(d[2] - off);
+                        dot[sub * TILE + g] = (float)(d[0] - off[e][h]);
+                        dot[sub * TILE + g + 8] = (float)(d[2] - off[e][h]);
                     }
                 }
             }
@@ -135,7 +144,7 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
             const float *dot = by + plane, *min = dot + plane, *sums = min + plane - lane;
             int rest = p.steps - (segment - 1) * producers * PIECE;
             int count = (rest < producers * PIECE ? rest : producers * PIECE) * F::SUBS;
-#pragma unroll 8
+#pragma unroll 16
             for (int s = 0; s < count; s++) {
                 acc = fmaf(by[s * TILE], dot[s * TILE], acc);
                 if (F::HAS_MIN) acc = fmaf(-min[s * TILE], sums[s], acc);

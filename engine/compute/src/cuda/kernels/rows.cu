@@ -77,12 +77,21 @@ DEVICE float stable_scale(const float* x, int n, float eps) {
     return __fdiv_rn(__fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, (float)n))), max);
 }
 
+// Weights of each thread that are read before the inputs are there.
+#define NORM_AHEAD 8
+
 extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constant__ Norm p) {
     extern __shared__ float group[];
     __shared__ float result;
+    const int n = p.over;
+    float weight[NORM_AHEAD];
+#pragma unroll
+    for (int j = 0; j < NORM_AHEAD; j++) {
+        int i = threadIdx.x + j * blockDim.x;
+        weight[j] = p.weight && i < n ? p.weight[i] : 0.0f;
+    }
     wait_for_inputs();
     let_next_start();
-    const int n = p.over;
     const size_t at = (size_t)blockIdx.x * p.width + (size_t)blockIdx.y * n;
     for (int i = threadIdx.x; i < n; i += blockDim.x) {
         float v = p.src[at + i];
@@ -106,13 +115,19 @@ extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constan
     }
     __syncthreads();
     float scale = result;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+    auto finish = [&](int i, float weight) {
         float v = group[i] * scale;
-        if (p.weight) v = v * p.weight[i];
+        if (p.weight) v = v * weight;
         if (p.bias) v = v + p.bias[i];
         p.dst[at + i] = v;
         if (p.acts.steps) quantise(p.acts, blockIdx.x, (blockIdx.y * n + i) / STEP, v);
+    };
+#pragma unroll
+    for (int j = 0; j < NORM_AHEAD; j++) {
+        int i = threadIdx.x + j * blockDim.x;
+        if (i < n) finish(i, weight[j]);
     }
+    for (int i = threadIdx.x + NORM_AHEAD * blockDim.x; i < n; i += blockDim.x) finish(i, p.weight ? p.weight[i] : 0.0f);
 }
 
 enum Elementwise { COPY = 0, ADD = 1, SILU = 2, GELU = 3, SCALE = 4 };
@@ -154,7 +169,6 @@ struct Rope {
     float* v;          // null: nothing is appended
     const float* turns_q; // [position][pairs][2], or null: q stays as it is
     const float* turns_k;
-    const u64* blocks; // address of each block of the cache
     u64 layer_at;      // of this layer in a block, in halves
     int heads, kv_heads, head_dim, pairs_q, pairs_k, interleaved_q, interleaved_k, unused;
 };
@@ -184,7 +198,7 @@ extern "C" __global__ void rope_rows(const __grid_constant__ Rope p, const __gri
     if (!p.v) return;
     __syncthreads();
     // K as [kv_head][dim][64], V as [kv_head][64][dim]
-    u16* block = (u16*)p.blocks[in.tables[row.table + row.position / KV_BLOCK]] + p.layer_at;
+    u16* block = (u16*)in.tables[row.table + row.position / KV_BLOCK] + p.layer_at;
     int slot = row.position % KV_BLOCK, size = p.head_dim * KV_BLOCK;
     u16 *k = block + (size_t)h * size, *v = block + (size_t)(p.kv_heads + h) * size;
     for (int d = threadIdx.x; d < p.head_dim; d += blockDim.x) {
