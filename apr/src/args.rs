@@ -24,6 +24,8 @@ pub struct Args {
 pub enum Command {
     /// Answer one prompt
     Run(Box<RunArgs>),
+    /// Talk with a model
+    Chat(Box<ChatArgs>),
     /// Run again what a trace recorded, and name the first event that differs
     Replay(ReplayArgs),
     /// Write a model in another container, bit for bit where that is possible
@@ -112,6 +114,49 @@ pub struct RunArgs {
     /// `json` has the fields of AWS Step Functions, `chrome` is for Perfetto
     #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = trace_format, help_heading = "Tracing")]
     pub trace_format: TraceFormat,
+
+    /// How tokens are chosen
+    #[command(flatten)]
+    pub sampling: sampling::SamplingArgs,
+}
+
+/// Flags of `apr chat`.
+#[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
+pub struct ChatArgs {
+    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    pub model: PathBuf,
+
+    /// Most tokens of an answer
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 2048)]
+    pub max_tokens: usize,
+    /// End an answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Positions of context [default: what the model was made for]
+    #[arg(short, long, value_name = "N")]
+    pub ctx_size: Option<usize>,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// Run on the GPU or fail
+    #[arg(long, conflicts_with = "no_gpu")]
+    pub gpu: bool, //= F-CLI-013b
+    /// Run on the CPU
+    #[arg(long)]
+    pub no_gpu: bool, //= F-CLI-014b
+
+    /// Say what is loaded and what runs, on standard error
+    #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Say nothing but answers and errors
+    #[arg(short, long, action = ArgAction::SetTrue)]
+    pub quiet: bool,
 
     /// How tokens are chosen
     #[command(flatten)]

@@ -29,6 +29,21 @@ pub fn watch() -> Result<Arc<AtomicBool>> {
     Ok(cancel)
 }
 
+/// Watches for Ctrl+C that stops an answer and nothing else. One that is not heeded, because loading takes long or the
+/// answer does not stop, is followed by one that ends the process.
+pub fn watch_answers() -> Result<Arc<AtomicBool>> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let set = cancel.clone();
+    ctrlc::set_handler(move || {
+        if set.swap(true, Ordering::Relaxed) {
+            term::clear();
+            exit();
+        }
+    })
+    .map_err(|e| Error::new(Kind::Internal, format!("cannot watch for Ctrl+C: {e}")))?;
+    Ok(cancel)
+}
+
 fn end_soon() {
     term::clear();
     thread::sleep(PATIENCE);

@@ -12,6 +12,7 @@ mod usage;
 use std::process::ExitCode;
 
 use clap::Parser;
+//= F-INT-281 F-INT-292
 use engine::term;
 
 //= F-CPU-108

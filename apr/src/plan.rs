@@ -4,9 +4,9 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use engine::{Error, InferenceConfig, Kind, Options, Result, limits};
+use engine::{ChatConfig, Error, InferenceConfig, Kind, Options, Result, limits};
 
-use crate::args::RunArgs;
+use crate::args::{ChatArgs, RunArgs};
 use crate::source;
 
 /// Everything `engine` needs for one answer.
@@ -55,6 +55,36 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         ..Options::default()
     };
     Ok(RunPlan { config, options })
+}
+
+/// Everything `engine` needs for a conversation.
+pub struct ChatPlan {
+    /// The specification's configuration.
+    pub config: ChatConfig,
+    /// The rest.
+    pub options: Options,
+}
+
+/// Works it out.
+pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
+    let config = ChatConfig {
+        model_path: source::resolve(&args.model)?,
+        system: args.system.clone(),
+        temperature: 0.0,
+        max_tokens: args.max_tokens,
+        gpu: args.gpu,
+    };
+    let options = Options {
+        sampling: args.sampling.asked.clone(),
+        recommended: true,
+        stops: args.stop.clone(),
+        threads: args.threads,
+        gpu_if_present: !args.no_gpu,
+        context: args.ctx_size,
+        cancel,
+        ..Options::default()
+    };
+    Ok(ChatPlan { config, options })
 }
 
 /// The prompt from standard input, without the newline that ends its last line unless it is meant to the byte.

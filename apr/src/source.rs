@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use engine::error::quoted;
-use engine::{Error, Kind, Result};
+use engine::{Error, Kind, Result, similar};
 
 /// The local file behind what the user called the model.
 pub fn resolve(model: &Path) -> Result<PathBuf> {
@@ -14,7 +14,7 @@ pub fn resolve(model: &Path) -> Result<PathBuf> {
         )
         .hint("give the path of a file"));
     }
-    //= F-CLI-003
+    //= F-CLI-003 F-INT-287
     //= F-JID-277
     if std::fs::symlink_metadata(model).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
         let error = Error::new(Kind::NotFound, format!("file not found: {}", quoted(&model.to_string_lossy())));
@@ -31,33 +31,6 @@ fn neighbour(model: &Path) -> Option<String> {
     let wanted = model.file_name()?.to_str()?.to_lowercase();
     let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let names = std::fs::read_dir(folder).ok()?.flatten().take(1000).filter_map(|e| e.file_name().into_string().ok());
-    let (distance, best) = names.map(|n| (edits(&wanted, &n.to_lowercase()), n)).min()?;
-    (distance <= wanted.len() / 4).then(|| folder.join(best).to_string_lossy().into_owned())
-}
-
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &cb) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances() {
-        assert_eq!(edits("kitten", "sitting"), 3);
-        assert_eq!(edits("", "abc"), 3);
-    }
+    let best = similar::nearest(&wanted, names)?;
+    Some(folder.join(best).to_string_lossy().into_owned())
 }

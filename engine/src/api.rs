@@ -13,6 +13,7 @@ use compute::cpu::isa::Isa;
 use compute::cuda::{Absent, Cuda};
 use compute::{Backend, Interest};
 
+use crate::chat;
 use crate::error::{Error, Kind, Place, Result};
 use crate::file;
 use crate::knobs;
@@ -419,9 +420,36 @@ pub fn run_on_terminal(config: &InferenceConfig, options: &Options, mut terminal
     Ok(outcome)
 }
 
-/// Start interactive chat session. Not built yet: says so.
-pub async fn run_chat(_config: ChatConfig) -> Result<()> {
-    Err(not_built("chat"))
+/// Start interactive chat session: reads lines from standard input and answers them, until somebody leaves.
+///
+/// As with [`run_inference`], the work is done inside the first poll.
+pub async fn run_chat(config: ChatConfig) -> Result<()> {
+    chat::run(&config, &Options::default(), Terminal::new(false))
+}
+
+/// The model of a chat.
+pub(crate) fn open_chat(config: &ChatConfig, options: &Options, observer: &mut dyn Observer) -> Result<Loaded> {
+    load(&of_chat(config), options, &Interest::Nothing, observer)
+}
+
+/// How a chat chooses tokens.
+pub(crate) fn chat_sampling(
+    loaded: &Loaded,
+    config: &ChatConfig,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Sampling> {
+    sampling(loaded, &of_chat(config), options, observer)
+}
+
+/// What a chat and a single answer have in common.
+fn of_chat(config: &ChatConfig) -> InferenceConfig {
+    InferenceConfig {
+        max_tokens: config.max_tokens,
+        temperature: config.temperature,
+        gpu: config.gpu,
+        ..InferenceConfig::new(&config.model_path)
+    }
 }
 
 /// Start HTTP inference server. Not built yet: says so.

@@ -46,8 +46,12 @@ pub enum Kind {
     Network,
     /// An invariant of ours broke: a panic, which is a bug.
     Internal,
-    /// Ctrl+C.
+    /// Ctrl+C, or a server that is shutting down.
     Interrupted,
+    /// Too many requests are waiting.
+    Busy,
+    /// The time that a request was given is over.
+    TimedOut,
 }
 
 impl Kind {
@@ -62,6 +66,8 @@ impl Kind {
         Kind::TooLarge,
         Kind::Output,
         Kind::Network,
+        Kind::Busy,
+        Kind::TimedOut,
         Kind::Internal,
         Kind::Interrupted,
         Kind::ReaderGone,
@@ -79,6 +85,8 @@ impl Kind {
             Kind::TooLarge => 7,
             Kind::Output => 8,
             Kind::Network => 9,
+            Kind::Busy => 10,
+            Kind::TimedOut => 11,
             // What a Rust program that panics ends with.
             Kind::Internal => 101,
             // As shells count them: 128 and the number of the signal (SIGINT, SIGPIPE).
@@ -99,6 +107,8 @@ impl Kind {
             Kind::TooLarge => "too-large",
             Kind::Output => "output",
             Kind::Network => "network",
+            Kind::Busy => "busy",
+            Kind::TimedOut => "timed-out",
             Kind::Internal => "internal",
             Kind::Interrupted => "interrupted",
             Kind::ReaderGone => "reader-gone",

@@ -1,14 +1,14 @@
 //! Looks at every step's output and stops on what cannot be right.
 
-use compute::Output;
+use compute::backend::RowOutput;
 
 use crate::error::{Error, Kind, Result};
 
 /// Refuses non-finite logits. `position` is that of the first row.
-pub fn finite(output: &Output, position: usize) -> Result<()> {
+pub fn finite(rows: &[RowOutput], position: usize) -> Result<()> {
     //= F-MATH-162
     //= F-MATH-163
-    match output.rows.iter().position(|r| !r.finite) {
+    match rows.iter().position(|r| !r.finite) {
         None => Ok(()),
         Some(r) => Err(Error::new(
             Kind::Inference,

@@ -2,8 +2,8 @@
 //!
 //! The public door is the API of the specification's section 5.3: [`run_inference`], [`run_chat`], [`run_serve`] and
 //! [`check_model`], with [`run`] underneath for callers that want events instead of a terminal. Modules are floors:
-//! `file` (1) knows bytes, `model`/`arch`/`program`/`text` (2) what they mean, `session`/`sample`/`guard` (3) one
-//! request, `api`/`term` (4) the faces. Lower floors know nothing of higher ones.
+//! `file` (1) knows bytes, `model`/`arch`/`program`/`text` (2) what they mean, `session`/`scheduler`/`sample`/`guard` (3)
+//! one request and many, `api`/`term` (4) the faces. Lower floors know nothing of higher ones.
 //!
 //! ```no_run
 //! # fn main() -> engine::Result<()> {
@@ -19,6 +19,8 @@
 
 pub mod api;
 pub mod arch;
+pub mod chat;
+pub mod continuation;
 pub mod convert;
 pub mod error;
 pub mod file;
@@ -29,7 +31,9 @@ pub mod model;
 pub mod program;
 pub mod rope;
 pub mod sample;
+pub mod scheduler;
 pub mod session;
+pub mod similar;
 pub mod term;
 pub mod text;
 pub mod trace;

@@ -70,6 +70,14 @@ pub const PROMPT_BYTES_MAX: usize = 64 << 20;
 pub const STOPS_MAX: usize = 64;
 /// Bytes of one stop sequence.
 pub const STOP_BYTES_MAX: usize = 4096;
+/// Log-probabilities that a request may ask for beside each token.
+pub const LOGPROBS_MAX: usize = 20;
+/// Requests that a scheduler runs together.
+pub const RUNNING_MAX: usize = 1 << 10;
+/// Requests that a scheduler keeps waiting.
+pub const QUEUE_MAX: usize = 1 << 16;
+/// Steps that a scheduler remembers.
+pub const STEP_LOG: usize = 1 << 10;
 /// Worker threads of a backend.
 pub const THREADS_MAX: usize = 1 << 10;
 /// Characters of a name from outside that a message shows.

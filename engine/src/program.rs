@@ -1,5 +1,6 @@
 //! Writes a model down as a program. This is the only place where the shape of a transformer is written.
 
+//= F-INT-282
 use compute::program::{BufferId, KvSpec, Op, Program, Tag, WeightId};
 
 use crate::model::{Linear, Model};

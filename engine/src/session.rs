@@ -2,27 +2,31 @@
 //!
 //! Knows nothing of terminals or HTTP: what happens is told to an [`Observer`].
 
+use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use compute::backend::{NoTap, RowOutput, Tap};
+use compute::backend::{NoTap, Tap};
 use compute::program::KV_BLOCK;
 use compute::{Backend, Batch, Interest, Output, Program, Row, Runner, Want};
 
+use crate::continuation::Continuation;
+pub use crate::continuation::Finish;
 use crate::error::{Error, Kind, Place, Result};
 use crate::file::{self, Checked};
 use crate::guard;
 use crate::model::{self, Model};
 use crate::program;
-use crate::sample::{Sampler, Sampling};
-use crate::text::{ChatTemplate, Message, StopFinder, Tokenizer, Utf8Stream};
+use crate::sample::Sampling;
+use crate::text::{ChatTemplate, Message, Tokenizer};
 
 /// Rows of a prompt that are run together unless the caller says otherwise.
 pub const PREFILL_CHUNK: usize = 512;
 
-/// A model with its tokenizer, prepared on a backend.
-pub struct Loaded {
+/// What a model means: everything about a loaded one that does not run. Shared by all who need its words.
+pub struct Understood {
     /// Hyper-parameters, metadata, tensors.
     pub model: Model,
     /// Its tokenizer.
@@ -33,8 +37,23 @@ pub struct Loaded {
     /// Positions a sequence may have.
     pub context: usize,
     /// Rows of the LM head that stand for no token, ascending: never chosen, whatever their logits.
-    filler: Vec<u32>,
-    runner: Box<dyn Runner>,
+    pub filler: Vec<u32>,
+}
+
+/// A model with its tokenizer, prepared on a backend.
+pub struct Loaded {
+    /// What it means; also reached by way of `Deref`.
+    pub understood: Arc<Understood>,
+    /// What runs.
+    pub runner: Box<dyn Runner>,
+}
+
+impl Deref for Loaded {
+    type Target = Understood;
+
+    fn deref(&self) -> &Understood {
+        &self.understood
+    }
 }
 
 /// What a file means: everything about it that can be checked before numbers are computed.
@@ -77,7 +96,7 @@ impl Loaded {
         rewrite(&mut program);
         let runner = backend.prepare(&program, interest)?;
         model.unchanged()?;
-        Ok(Loaded { model, tokenizer, template, context, filler, runner })
+        Ok(Loaded { understood: Arc::new(Understood { model, tokenizer, template, context, filler }), runner })
     }
 
     /// What runs: backend, instruction set, threads.
@@ -85,6 +104,13 @@ impl Loaded {
         self.runner.describe()
     }
 
+    /// Work done so far.
+    pub fn counters(&self) -> compute::backend::Counters {
+        self.runner.counters()
+    }
+}
+
+impl Understood {
     /// How a conversation is laid out, for people.
     pub fn layout(&self) -> String {
         match &self.template {
@@ -97,9 +123,14 @@ impl Loaded {
         }
     }
 
-    /// Work done so far.
-    pub fn counters(&self) -> compute::backend::Counters {
-        self.runner.counters()
+    /// Token ids of a conversation, through the chat template, ending where the assistant speaks.
+    pub fn encode_messages(&self, messages: &[Message], tools: Option<&serde_json::Value>) -> Result<Vec<u32>> {
+        let template = self.template.as_ref().map_err(Clone::clone)?.as_ref();
+        let template = template.ok_or_else(|| {
+            Error::new(Kind::Unsupported, "the model has no chat template")
+                .at(Place::Key("tokenizer.chat_template".into()))
+        })?;
+        self.tokenizer.encode(&template.render(messages, tools, true)?)
     }
 
     /// Token ids of a prompt: through the chat template, or raw.
@@ -110,7 +141,7 @@ impl Loaded {
         let template =
             if prompt.raw { None } else { self.template.as_ref().map_err(|e| raw_works(e.clone()))?.as_ref() };
         let mut ids = match template {
-            Some(template) => {
+            Some(_) => {
                 //= F-PIPE-169
                 let mut messages = Vec::new();
                 //= F-PIPE-170
@@ -119,7 +150,7 @@ impl Loaded {
                 }
                 //= F-MATH-156
                 messages.push(Message::new("user", prompt.text));
-                self.tokenizer.encode(&template.render(&messages, None, true).map_err(raw_works)?)?
+                self.encode_messages(&messages, None).map_err(raw_works)?
             }
             None if prompt.system.is_some() => {
                 return Err(Error::new(Kind::Usage, "a system prompt needs a chat template")
@@ -159,30 +190,6 @@ pub struct Generation {
     pub stops: Vec<String>,
     /// Rows of the prompt that are run together. Does not change any token.
     pub prefill_chunk: usize,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// An end-of-sequence token.
-    Eos,
-    /// A stop sequence.
-    Stop,
-    /// The token limit, or the context is full.
-    Length,
-    /// The caller asked for it.
-    Cancelled,
-}
-
-impl Finish {
-    /// OpenAI's word for it.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Finish::Eos | Finish::Stop => "stop",
-            Finish::Length => "length",
-            Finish::Cancelled => "cancelled",
-        }
-    }
 }
 
 /// What happens, in order.
@@ -283,6 +290,16 @@ impl<'m> Session<'m> {
         Session { loaded, table: Vec::new(), tokens: Vec::new(), output: Output::default() }
     }
 
+    /// What the model means.
+    pub fn known(&self) -> &Understood {
+        &self.loaded.understood
+    }
+
+    /// Positions it may have.
+    pub fn context(&self) -> usize {
+        self.loaded.context
+    }
+
     /// Every token in the cache.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -322,7 +339,7 @@ impl<'m> Session<'m> {
             .collect();
         let batch = Batch { rows: &rows, tables: &[&self.table] };
         self.loaded.runner.step(&batch, &mut self.output, tap)?;
-        guard::finite(&self.output, self.tokens.len())?;
+        guard::finite(&self.output.rows, self.tokens.len())?;
         self.tokens.extend_from_slice(ids);
         Ok(())
     }
@@ -376,10 +393,9 @@ impl<'m> Session<'m> {
         cancel: &AtomicBool,
     ) -> Result<Answer> {
         let prompt = self.fit(prompt, generation.max_tokens, observer)?;
-        let tokenizer = &self.loaded.tokenizer;
-        let texts = (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_bytes(id).unwrap_or_default());
-        let mut sampler = Sampler::new(generation.sampling.clone(), texts);
-        let mut text = TextOut::new(&generation.stops)?;
+        let known = Arc::clone(&self.loaded.understood);
+        let Generation { sampling, stops, max_tokens, .. } = generation;
+        let mut continuation = Continuation::new(&known.tokenizer, sampling.clone(), stops, *max_tokens)?;
         let mut answer = Answer {
             text: String::new(),
             tokens: Vec::new(),
@@ -392,7 +408,7 @@ impl<'m> Session<'m> {
             return Ok(answer);
         }
         let start = Instant::now();
-        self.prefill(&prompt, generation.prefill_chunk, sampler.want(), observer, cancel)?;
+        self.prefill(&prompt, generation.prefill_chunk, continuation.want(), observer, cancel)?;
         observer.event(Event::Prefilled { tokens: prompt.len() })?;
         answer.prefill_ms = start.elapsed().as_secs_f64() * 1e3;
         let decode = Instant::now();
@@ -400,26 +416,17 @@ impl<'m> Session<'m> {
             if cancel.load(Ordering::Relaxed) {
                 break Finish::Cancelled;
             }
-            let id = self.choose(&mut sampler)?;
+            let id = self.choose(&mut continuation)?;
             observer.event(Event::Chosen(id))?;
-            //= F-PIPE-168
-            //= F-PIPE-189
-            //= F-MATH-153
-            if self.loaded.tokenizer.is_end(id) {
+            let taken = continuation.take(id, &known.tokenizer);
+            if taken.finish == Some(Finish::Eos) {
                 break Finish::Eos;
             }
             answer.tokens.push(id);
-            let bytes = self.loaded.tokenizer.token_bytes(id).unwrap_or_default();
-            let before = answer.text.len();
-            let stopped = text.push(bytes, &mut answer.text, observer)?;
-            observer.event(Event::Decoded(&answer.text[before..]))?;
-            if stopped {
-                break Finish::Stop;
-            }
-            //= F-PIPE-188
-            //= F-MATH-154
-            if answer.tokens.len() == generation.max_tokens {
-                break Finish::Length;
+            emit(&taken.text, &mut answer.text, observer)?;
+            observer.event(Event::Decoded(&taken.text))?;
+            if let Some(finish) = taken.finish {
+                break finish;
             }
             //= F-PIPE-186
             if self.tokens.len() == self.loaded.context {
@@ -429,45 +436,31 @@ impl<'m> Session<'m> {
             }
             //= F-CPU-104
             //= F-PIPE-173
-            self.step(&[id], sampler.want(), observer)?;
+            self.step(&[id], continuation.want(), observer)?;
         };
         answer.decode_ms = decode.elapsed().as_secs_f64() * 1e3;
-        if answer.finish != Finish::Stop {
-            let before = answer.text.len();
-            text.finish(&mut answer.text, observer)?;
-            if answer.text.len() > before {
-                observer.event(Event::Decoded(&answer.text[before..]))?;
-            }
+        let rest = continuation.finish();
+        if !rest.is_empty() {
+            emit(&rest, &mut answer.text, observer)?;
+            observer.event(Event::Decoded(&rest))?;
         }
         Ok(answer)
     }
 
     /// The next token, from the output of the last step.
-    fn choose(&mut self, sampler: &mut Sampler) -> Result<u32> {
-        if sampler.want() != Want::Logits {
-            let best = self.last_row().argmax; //= F-GGUF-060
-            if self.loaded.filler.binary_search(&best).is_err() {
-                return Ok(best);
+    fn choose(&mut self, continuation: &mut Continuation) -> Result<u32> {
+        loop {
+            let known = &self.loaded.understood;
+            let row = self.output.rows.last_mut();
+            let row = row.expect("invariant: a step gives a row of output for each row of the batch");
+            if let Some(id) = continuation.choose(row, &known.filler, &self.tokens) {
+                return Ok(id);
             }
             // The best row stands for no token: the same step once more, for all logits.
             let last = self.tokens[self.tokens.len() - 1];
             self.truncate(self.tokens.len() - 1);
             self.feed(&[last], Want::Nothing, Want::Logits, &mut NoTap)?;
         }
-        let mut values = std::mem::take(&mut self.last_row().values);
-        //= F-GGUF-054
-        for &id in &self.loaded.filler {
-            if let Some(x) = values.get_mut(id as usize) {
-                *x = f32::NEG_INFINITY;
-            }
-        }
-        let token = sampler.choose(&values, &self.tokens);
-        self.last_row().values = values; // its memory serves the next step
-        Ok(token)
-    }
-
-    fn last_row(&mut self) -> &mut RowOutput {
-        self.output.rows.last_mut().expect("invariant: a step gives a row of output for each row of the batch")
     }
 
     /// Cuts a prompt that does not fit: the middle goes, since the ends hold the template's frame.
@@ -490,37 +483,7 @@ impl<'m> Session<'m> {
     }
 }
 
-/// Bytes of tokens to text: whole characters, with stop sequences held back.
-struct TextOut {
-    utf8: Utf8Stream,
-    stops: StopFinder,
-}
-
-impl TextOut {
-    fn new(stops: &[String]) -> Result<TextOut> {
-        Ok(TextOut { utf8: Utf8Stream::new(), stops: StopFinder::new(stops)? })
-    }
-
-    /// True when a stop sequence is complete.
-    fn push(&mut self, bytes: &[u8], all: &mut String, observer: &mut dyn Observer) -> Result<bool> {
-        let text = self.utf8.push(bytes);
-        let (emit, stopped) = self.stops.push(&text);
-        emit_text(&emit, all, observer)?;
-        Ok(stopped)
-    }
-
-    fn finish(&mut self, all: &mut String, observer: &mut dyn Observer) -> Result<()> {
-        let rest = self.utf8.finish();
-        let (emit, stopped) = self.stops.push(&rest);
-        emit_text(&emit, all, observer)?;
-        if !stopped {
-            emit_text(&self.stops.finish(), all, observer)?;
-        }
-        Ok(())
-    }
-}
-
-fn emit_text(text: &str, all: &mut String, observer: &mut dyn Observer) -> Result<()> {
+fn emit(text: &str, all: &mut String, observer: &mut dyn Observer) -> Result<()> {
     if text.is_empty() {
         return Ok(());
     }

@@ -116,6 +116,19 @@ impl Terminal {
         }
     }
 
+    /// An answer is in the making.
+    pub fn waiting(&mut self) {
+        self.wrote = false;
+        if self.level != Level::Quiet {
+            spinner::show("thinking");
+        }
+    }
+
+    /// Closes the last line of an answer, unless it brought its own end.
+    pub fn line_end(&self, text: &str) -> Result<()> {
+        if self.wrote && !text.ends_with('\n') { write_out("\n") } else { Ok(()) }
+    }
+
     /// The answer is complete.
     pub fn done(&mut self, outcome: &Outcome) -> Result<()> {
         let a = &outcome.answer;
@@ -138,8 +151,8 @@ impl Terminal {
                 "trace": outcome.trace.as_ref().map(|t| &t.json),
                 "warnings": self.warnings,
             }))?;
-        } else if self.wrote && !a.text.ends_with('\n') {
-            write_out("\n")?;
+        } else {
+            self.line_end(&a.text)?;
         }
         //= F-UX-040
         if self.level == Level::Verbose {

@@ -40,6 +40,8 @@ pub struct Host {
     pub golden: PathBuf,
     /// The folder of real weights.
     pub models: Option<PathBuf>,
+    /// The root of the source tree.
+    pub sources: Option<PathBuf>,
 }
 
 /// Every capability.
@@ -63,6 +65,7 @@ pub static ALL: &[Capability] = &[
     },
     Capability { name: "oracle:llama.cpp", means: "llama-cpp-python", probe: |h| tool(h, "llama-bench") },
     Capability { name: "oracle:ollama", means: "an Ollama binary", probe: |h| tool(h, "ollama") },
+    Capability { name: "sources", means: "the source tree", probe: |h| h.sources.is_some() },
     Capability { name: "tool:cargo", means: "cargo", probe: |h| tool(h, "cargo") },
     Capability { name: "tool:curl", means: "curl", probe: |h| tool(h, "curl") },
     Capability { name: "tool:httpie", means: "HTTPie", probe: |h| tool(h, "http") },
@@ -88,7 +91,7 @@ pub fn lacking<'a>(host: &Host, needs: &'a [String]) -> Option<&'a str> {
 
 impl Host {
     /// This machine.
-    pub fn here(fixtures: &Path, golden: &Path, models: Option<&Path>) -> Host {
+    pub fn here(fixtures: &Path, golden: &Path, models: Option<&Path>, sources: Option<&Path>) -> Host {
         Host {
             path: std::env::var_os("PATH").unwrap_or_default(),
             isa: instruction_sets(),
@@ -100,6 +103,7 @@ impl Host {
             fixtures: fixtures.to_path_buf(),
             golden: golden.to_path_buf(),
             models: models.map(Path::to_path_buf),
+            sources: sources.map(Path::to_path_buf),
         }
     }
 
@@ -191,6 +195,7 @@ mod tests {
             fixtures: at.to_path_buf(),
             golden: at.to_path_buf(),
             models: Some(at.to_path_buf()),
+            sources: Some(at.to_path_buf()),
         }
     }
 

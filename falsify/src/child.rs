@@ -4,6 +4,7 @@
 //! reads like its claim. On a terminal ([`Run::on_terminal`]) the child gets a real pseudo-terminal and `stdout` holds
 //! what the terminal received. It does not know what the child is.
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
@@ -24,6 +25,7 @@ pub struct Run {
     redirect: Option<&'static str>,
     reader_leaves_after: Option<usize>,
     interrupt: Option<Interrupt>,
+    typed: VecDeque<(String, Vec<u8>)>,
     terminal: bool,
 }
 
@@ -111,6 +113,7 @@ impl Run {
             redirect: None,
             reader_leaves_after: None,
             interrupt: None,
+            typed: VecDeque::new(),
             terminal: false,
         }
     }
@@ -146,6 +149,13 @@ impl Run {
         self
     }
 
+    /// Starts it in this folder.
+    pub fn in_folder(mut self, folder: &std::path::Path) -> Run {
+        self.shown.insert(0, format!("cd {} &&", shell_word(folder.as_os_str())));
+        self.command.current_dir(folder);
+        self
+    }
+
     /// Sends its standard output to a file, such as `/dev/full`.
     pub fn stdout_to(mut self, file: &str) -> Run {
         self.stdout_to = Some(file.into());
@@ -170,6 +180,12 @@ impl Run {
     /// a signal to the process group elsewhere.
     pub fn interrupt(mut self, times: usize, when: fn(&[u8]) -> bool) -> Run {
         self.interrupt = Some(Interrupt { when, times });
+        self
+    }
+
+    /// Types on its terminal: each piece when the text before it has come, counted from the piece before.
+    pub fn typed(mut self, steps: VecDeque<(String, Vec<u8>)>) -> Run {
+        self.typed = steps;
         self
     }
 
@@ -293,7 +309,7 @@ fn run(mut r: Run) -> std::io::Result<Output> {
         // A child that does not read its input must not block us; one that closes it is its own affair.
         thread::spawn(move || pipe.write_all(&bytes));
     }
-    let watched = wait(&mut s, begun + r.deadline, r.interrupt)?;
+    let watched = wait(&mut s, begun + r.deadline, r.interrupt, r.typed)?;
     let ended = Instant::now();
     let (stdout, chunks) = s.out.map(Collector::finish).unwrap_or_default();
     let (stderr, _) = s.err.map(Collector::finish).unwrap_or_default();
@@ -359,7 +375,13 @@ struct Watched {
 }
 
 /// Waits until the child ends or the deadline passes, watching its memory, and presses Ctrl+C when it is time.
-fn wait(s: &mut Started, deadline: Instant, mut interrupt: Option<Interrupt>) -> std::io::Result<Watched> {
+fn wait(
+    s: &mut Started,
+    deadline: Instant,
+    mut interrupt: Option<Interrupt>,
+    mut typed: VecDeque<(String, Vec<u8>)>,
+) -> std::io::Result<Watched> {
+    let mut read = 0;
     let (mut peak_rss_bytes, mut interrupted) = (None, None);
     let exit = loop {
         peak_rss_bytes = peak_rss(s.child.id()).or(peak_rss_bytes);
@@ -370,6 +392,17 @@ fn wait(s: &mut Started, deadline: Instant, mut interrupt: Option<Interrupt>) ->
             press_interrupt(s)?;
             interrupted = Some(Instant::now());
             due.times -= 1;
+        }
+        if let Some((text, keys)) = typed.front() {
+            let arrived = s.out.as_ref().and_then(|o| Some(o.bytes.lock().ok()?.0.clone())).unwrap_or_default();
+            if String::from_utf8_lossy(&arrived[read..]).contains(text.as_str()) {
+                read = arrived.len();
+                if let Some(keyboard) = &mut s.keyboard {
+                    // Whoever is gone hears nothing.
+                    let _ = keyboard.write_all(keys);
+                }
+                typed.pop_front();
+            }
         }
         if Instant::now() >= deadline {
             kill_group(&mut s.child);

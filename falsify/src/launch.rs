@@ -48,8 +48,8 @@ pub fn suite(named: Named, tiers: &[Tier]) -> Result<Suite, String> {
     };
     let apr = apr.canonicalize().map_err(|e| format!("{}: {e}", apr.display()))?;
     let apr_sha256 = stamp::sha256_of(&apr).ok_or_else(|| format!("cannot read {}", apr.display()))?;
-    let host = Host::here(&fixtures, &golden, models.as_deref());
-    let paths = Paths { apr, evil_apr: evil_apr()?, fixtures, golden, models };
+    let host = Host::here(&fixtures, &golden, models.as_deref(), root.as_deref());
+    let paths = Paths { apr, evil_apr: evil_apr()?, fixtures, golden, models, sources: root.clone() };
     let subject = Subject::healthy(paths).map_err(|e| format!("no scratch folder: {e}"))?;
     Ok(Suite { subject, host, tiers: tiers.to_vec(), apr_sha256, root })
 }

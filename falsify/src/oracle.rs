@@ -630,7 +630,15 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let (fixtures, golden) = (root.join("fixtures"), root.join("golden"));
         let nowhere = PathBuf::from("nowhere");
-        Subject::healthy(Paths { apr: nowhere.clone(), evil_apr: nowhere, fixtures, golden, models: None }).unwrap()
+        Subject::healthy(Paths {
+            apr: nowhere.clone(),
+            evil_apr: nowhere,
+            fixtures,
+            golden,
+            models: None,
+            sources: None,
+        })
+        .unwrap()
     }
 
     /// Every file is read whole, and is of the model that the forge makes today.

@@ -35,6 +35,8 @@ pub struct Subject {
     pub golden: PathBuf,
     /// Folder of real weights.
     pub models: Option<PathBuf>,
+    /// The root of the source tree, where there is one.
+    pub sources: Option<PathBuf>,
     /// How the wrapper is to misbehave: children run it instead of `real_apr`.
     pub evil: Option<&'static str>,
     /// In-process checks apply this to every program they build. See [`Subject::rewritten`].
@@ -60,12 +62,14 @@ pub struct Paths {
     pub golden: PathBuf,
     /// Real weights.
     pub models: Option<PathBuf>,
+    /// The root of the source tree.
+    pub sources: Option<PathBuf>,
 }
 
 impl Subject {
     /// The healthy subject.
     pub fn healthy(paths: Paths) -> std::io::Result<Subject> {
-        let Paths { apr, evil_apr, fixtures, golden, models } = paths;
+        let Paths { apr, evil_apr, fixtures, golden, models, sources } = paths;
         let scratch = Arc::new(tempfile::Builder::new().prefix("falsify-").tempdir()?);
         Ok(Subject {
             real_apr: apr,
@@ -73,6 +77,7 @@ impl Subject {
             fixtures,
             golden,
             models,
+            sources,
             evil: None,
             rewrite: None,
             evil_backend: None,
@@ -159,6 +164,11 @@ impl Subject {
     /// Text of a file of the oracle's output.
     pub fn golden_text(&self, name: &str) -> Result<String, Halt> {
         std::fs::read_to_string(self.golden.join(name)).map_err(|e| instrument(format!("golden/{name}: {e}")))
+    }
+
+    /// The root of the source tree.
+    pub fn sources(&self) -> Result<&Path, Halt> {
+        self.sources.as_deref().ok_or_else(|| instrument("no source tree"))
     }
 
     /// The program after this subject's rewrite, if it has one.

@@ -226,6 +226,7 @@ mod tests {
             fixtures: nowhere.clone(),
             golden: nowhere,
             models: None,
+            sources: None,
         };
         Subject::healthy(paths).unwrap()
     }

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod chat;
 mod convert;
 mod replay;
 mod run;
@@ -14,6 +15,7 @@ use crate::args::{Args, Command};
 pub fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Run(args) => run::execute(&args),
+        Command::Chat(args) => chat::execute(&args),
         Command::Replay(args) => replay::execute(&args),
         Command::Convert(args) => convert::execute(&args),
     }

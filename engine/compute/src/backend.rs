@@ -47,6 +47,8 @@ pub struct Counters {
     pub weight_passes: u64,
     /// Bytes of KV cache in use.
     pub kv_bytes: u64,
+    /// Blocks of KV cache that these bytes are.
+    pub kv_blocks: u64,
     /// Bytes of weights the runner holds in its own layout.
     pub weight_bytes: u64,
     /// Kernels that a GPU was asked to run.

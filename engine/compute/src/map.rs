@@ -125,7 +125,7 @@ impl HugeBuffer {
     /// `len` zeroed bytes, or an error instead of an abort when they cannot be had.
     pub fn new(len: usize, what: &'static str) -> Result<HugeBuffer> {
         let map = memmap2::MmapMut::map_anon(len.max(1)).map_err(|_| Error::OutOfMemory { bytes: len, what })?;
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(memmap2::Advice::HugePage); // a hint
         Ok(HugeBuffer { map })
     }

@@ -65,6 +65,9 @@ impl Runner for PlainRunner {
             });
             self.blocks.push(layers.collect());
         }
+        let numbers = self.program.kv.iter().map(|kv| 2 * KV_BLOCK * kv.heads * kv.head_dim).sum::<usize>();
+        self.counters.kv_blocks = self.blocks.len() as u64;
+        self.counters.kv_bytes = self.counters.kv_blocks * 4 * numbers as u64;
         Ok(())
     }
 

@@ -53,6 +53,7 @@ fn open(path: &Path, bytes: Bytes) -> Result<Checked> {
 
 /// Reads one `.apr` file from memory or a mapping. Of a split model, that is one part with its own tensors.
 //= F-APR-061
+//= F-CRIT-302
 pub fn parse(bytes: Bytes) -> Result<Checked> {
     let file_bytes = bytes.len() as u64;
     let header = Header::parse(&bytes)?;

@@ -32,6 +32,7 @@ struct Shown {
 
 impl Shown {
     /// The next frame in the place of the last one.
+    //= F-INT-283
     fn draw(&mut self) {
         let Some(message) = &self.message else { return };
         let frame = FRAMES[self.frame % FRAMES.len()];

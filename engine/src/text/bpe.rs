@@ -60,6 +60,7 @@ struct BytePairs {
     alphabet: [char; 256],
 }
 
+//= F-INT-294
 fn build(metadata: &Metadata, vocabulary: &Vocabulary, pre: &Pre, spelling: Spelling) -> Result<Encoding> {
     let ids = ids(vocabulary);
     let merges = merges(metadata, &ids)?;

@@ -110,6 +110,7 @@ impl ChatTemplate {
     /// are marked instead: all else is content. Either way no control token comes from a message. Where the template
     /// composes its control tokens of parts and the two cannot be told apart, that is an error, never a wrong frame.
     //= F-PIPE-169
+    //= F-INT-293
     pub fn render(
         &self,
         messages: &[Message],

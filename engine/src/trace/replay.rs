@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::api::{self, InferenceConfig, Options, TraceConfig, TraceStep};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Kind, Place, Result, quoted};
 use crate::sample::Step;
 use crate::sample::settings::{Asked, Setting};
 use crate::session::Observer;
+use crate::trace::document::SCHEMA_VERSION;
 
 /// What a replay found.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,7 @@ pub struct Replay {
 /// Runs a recorded execution again, on the model named in the trace or on another, and compares event by event:
 /// everything but the times.
 pub fn replay(trace: &Value, model: Option<&Path>, cancel: Options, observer: &mut dyn Observer) -> Result<Replay> {
+    check_version(trace)?;
     let (config, options) = recorded(trace, model, cancel)?;
     let events = list(trace, "events")?;
     let outcome = api::run(&config, &options, observer)?;
@@ -41,6 +43,23 @@ pub fn replay(trace: &Value, model: Option<&Path>, cancel: Options, observer: &m
         format!("event {} is new: the record has {} events, the replay {}", events.len() + 1, events.len(), again.len())
     });
     Ok(Replay { same: events.len(), difference: more })
+}
+
+/// A document of this version, or of an earlier one with the same first number, is understood.
+//= F-INT-296
+fn check_version(trace: &Value) -> Result<()> {
+    let numbers = |text: &str| -> Option<(u32, u32)> {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    let said = trace["schema_version"].as_str().ok_or_else(|| wrong("schema_version", "is missing"))?;
+    let (ours, theirs) = (numbers(SCHEMA_VERSION), numbers(said));
+    if theirs.is_some_and(|theirs| ours.is_some_and(|ours| theirs.0 == ours.0 && theirs.1 <= ours.1)) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Unsupported, format!("a trace of schema version {} is not supported", quoted(said)))
+        .at(Place::Key("schema_version".into()))
+        .hint(format!("this build reads {SCHEMA_VERSION}; record it again")))
 }
 
 /// The first field that differs, with both values, cut short. Times are not compared.

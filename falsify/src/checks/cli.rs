@@ -2,10 +2,13 @@
 //!
 //! Exit codes and flag names stand here as the contract says them, not as the product's source does.
 
+mod chat;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use chat::{f_cli_004, f_cli_013b, f_cli_014b};
 use serde_json::Value;
 
 use super::Check;
@@ -22,6 +25,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CLI-001", f_cli_001),
     ("F-CLI-002", f_cli_002),
     ("F-CLI-003", f_cli_003),
+    ("F-CLI-004", f_cli_004),
     ("F-CLI-007", f_cli_007),
     ("F-CLI-008", f_cli_008),
     ("F-CLI-009", f_cli_009),
@@ -29,7 +33,9 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CLI-011", f_cli_011),
     ("F-CLI-012", f_cli_012),
     ("F-CLI-013", f_cli_013),
+    ("F-CLI-013b", f_cli_013b),
     ("F-CLI-014", f_cli_014),
+    ("F-CLI-014b", f_cli_014b),
     ("F-CLI-015", f_cli_015),
     ("F-CLI-016", f_cli_016),
     ("F-CLI-017", f_cli_017),
@@ -281,16 +287,20 @@ pub fn f_cli_014(s: &Subject) -> Attempt {
     let on_cpu = backend.to_lowercase().starts_with("backend: cpu");
     t.hold(on_cpu, || out.refute("the backend is the CPU", &*backend, "Backend: CPU"))?;
     let opened = opened_libraries(&log)?;
-    for driver in ["libcuda.so", "libnvidia", "libcudart"] {
-        let touched = opened.lines().find(|l| l.contains(driver)).unwrap_or_default();
-        t.hold(touched.is_empty(), || out.refute("no GPU driver is opened", touched, "no such library"))?;
-    }
+    t.hold(driver_opened(&opened).is_none(), || {
+        out.refute("no GPU driver is opened", driver_opened(&opened).unwrap_or_default(), "no such library")
+    })?;
     if opened.is_empty() {
         t.note("the dynamic loader left no list (a static binary, or not glibc): the Backend line is the only witness");
     }
     let both = ask(s, PROMPTS[0], &["--gpu", "--no-gpu", "--max-tokens", "8"])?.judged()?;
     t.hold(both.code() == Some(2), || both.refute("--gpu --no-gpu is refused", format!("{:?}", both.code()), "2"))?;
     t.done()
+}
+
+/// The line of a list of opened libraries that is about a GPU's.
+fn driver_opened(opened: &str) -> Option<&str> {
+    opened.lines().find(|l| ["libcuda.so", "libnvidia", "libcudart"].iter().any(|driver| l.contains(driver)))
 }
 
 /// What glibc's loader wrote: one file per process, next to `log`.

@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod crit;
 pub mod gguf;
 pub mod gpu;
+pub mod int;
 pub mod jid;
 pub mod math;
 pub mod pipe;
@@ -32,6 +33,7 @@ pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("crit", crit::CHECKS),
     ("gguf", gguf::CHECKS),
     ("gpu", gpu::CHECKS),
+    ("int", int::CHECKS),
     ("jid", jid::CHECKS),
     ("math", math::CHECKS),
     ("pipe", pipe::CHECKS),

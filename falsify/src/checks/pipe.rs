@@ -4,6 +4,7 @@
 
 mod answers;
 mod context;
+mod conversation;
 mod prompts;
 mod shapes;
 
@@ -15,6 +16,7 @@ use compute::Want;
 use compute::backend::{NoTap, RowOutput};
 use compute::program::KV_BLOCK;
 use context::{f_pipe_186, f_pipe_187};
+use conversation::f_pipe_171;
 use engine::api::Silent;
 use engine::program::Stage;
 use engine::sample::Sampling;
@@ -43,6 +45,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-PIPE-168", f_pipe_168),
     ("F-PIPE-169", f_pipe_169),
     ("F-PIPE-170", f_pipe_170),
+    ("F-PIPE-171", f_pipe_171),
     ("F-PIPE-172", f_pipe_172),
     ("F-PIPE-173", f_pipe_173),
     ("F-PIPE-174", f_pipe_174),

@@ -3,8 +3,12 @@
 //! The reference for "the answer" is the `text` of `--json`; everything else that reaches a person in normal mode is
 //! noise. Terminal rows replay the received bytes in a terminal emulator, so what counts is what was on the screen.
 
+mod chat;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use chat::{f_ux_032, f_ux_033};
 
 use super::Check;
 use crate::ask::{self, PROMPTS, answered, ask, closed, report};
@@ -34,6 +38,8 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-UX-029", f_ux_029),
     ("F-UX-030", f_ux_030),
     ("F-UX-031", f_ux_031),
+    ("F-UX-032", f_ux_032),
+    ("F-UX-033", f_ux_033),
     ("F-UX-035", f_ux_035),
     ("F-UX-036", f_ux_036),
     ("F-UX-037", f_ux_037),

@@ -84,7 +84,7 @@ impl Real {
         self.args.get_mut(2).filter(|a| !a.to_string_lossy().starts_with("--"))
     }
 
-    fn command(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         let mut c = Command::new(&self.program);
         c.args(&self.args);
         c
@@ -164,7 +164,7 @@ impl Caught {
     }
 }
 
-fn code_of(status: ExitStatus) -> u8 {
+pub(super) fn code_of(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
         return 128u8.saturating_add(signal as u8);
@@ -256,6 +256,7 @@ pub static ALL: &[Saboteur] = &[
     evil("characters-split", "writes the answer byte by byte", characters_split),
     evil("debug-formatted-error", "prints errors as Rust's Debug does", debug_formatted_error),
     evil("convert-flips-a-bit", "writes one bit of the last tensor wrong", convert_flips_a_bit),
+    evil("paths-trimmed", "takes the path of a model up to its first blank", paths_trimmed),
     evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
 
@@ -445,6 +446,14 @@ fn blank_fails_silently(mut real: Real) -> u8 {
 fn prompt_trimmed(mut real: Real) -> u8 {
     if let Some(prompt) = real.prompt() {
         *prompt = prompt.to_string_lossy().trim().into();
+    }
+    real.run()
+}
+
+fn paths_trimmed(mut real: Real) -> u8 {
+    if let Some(path) = real.args.get_mut(1) {
+        let text = path.to_string_lossy().into_owned();
+        *path = text.split(' ').next().unwrap_or_default().into();
     }
     real.run()
 }

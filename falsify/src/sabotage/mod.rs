@@ -7,6 +7,7 @@
 pub mod evil_apr;
 pub mod evil_backend;
 pub mod evil_bundle;
+pub mod evil_chat;
 pub mod evil_folder;
 pub mod evil_input;
 pub mod evil_prompt;
@@ -14,6 +15,7 @@ pub mod evil_sampler;
 pub mod evil_template;
 pub mod evil_trace;
 pub mod mutated_golden;
+pub mod mutated_sources;
 pub mod rewrite;
 pub mod rewrite_cpu;
 
@@ -50,6 +52,8 @@ pub enum Means {
     EvilForge(Spoil),
     /// The oracle's output is a copy that was changed. Use [`edit`].
     MutatedGolden(fn(&Path) -> io::Result<()>),
+    /// The source tree is a copy that was changed. Use [`edit`].
+    MutatedSources(fn(&Path) -> io::Result<()>),
 }
 
 impl Means {
@@ -62,6 +66,7 @@ impl Means {
             Means::EvilSampler(_) => "evil-sampler",
             Means::EvilInput(_) | Means::EvilForge(_) => "evil-input",
             Means::MutatedGolden(_) => "mutated-golden",
+            Means::MutatedSources(_) => "mutated-sources",
         }
     }
 }
@@ -71,6 +76,7 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_apr::ALL,
     evil_backend::ALL,
     evil_bundle::ALL,
+    evil_chat::ALL,
     evil_folder::ALL,
     evil_input::ALL,
     evil_prompt::ALL,
@@ -78,6 +84,7 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_template::ALL,
     evil_trace::ALL,
     mutated_golden::ALL,
+    mutated_sources::ALL,
     rewrite::ALL,
     rewrite_cpu::ALL,
 ];
@@ -110,9 +117,26 @@ impl Saboteur {
                 s.golden = mirror(&healthy.golden, healthy.scratch_root(), self.name)?;
                 change(&s.golden)?;
             }
+            Means::MutatedSources(change) => {
+                let root = healthy.sources.as_deref().ok_or_else(|| io::Error::other("no source tree"))?;
+                let copy = mirror_sources(root, healthy.scratch_root(), self.name)?;
+                change(&copy)?;
+                s.sources = Some(copy);
+            }
         }
         Ok(s)
     }
+}
+
+/// A copy of what is a source tree: no build output, no history, no models.
+fn mirror_sources(root: &Path, scratch: &Path, name: &str) -> io::Result<PathBuf> {
+    let to = tempfile::Builder::new().prefix(name).tempdir_in(scratch)?.keep();
+    for file in crate::tidy::Tree::read(root).files {
+        let target = to.join(&file.path);
+        std::fs::create_dir_all(target.parent().unwrap_or(&to))?;
+        std::fs::write(target, file.text)?;
+    }
+    Ok(to)
 }
 
 /// A copy of a folder.

@@ -67,11 +67,19 @@ impl File {
         self.path.ends_with(".rs") && folders.iter().any(|f| self.path.starts_with(f))
     }
 
-    /// Numbered lines that are code: comments are left out, and so is everything from the first `#[cfg(test)]` on.
+    /// Numbered lines that are code: comments are left out, and so is everything from the first block of tests on. The
+    /// declaration of a file of tests is no such block.
     pub fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let lines = self.text.lines().enumerate().map(|(i, l)| (i + 1, l));
         let is_test = |l: &str| l.starts_with("#[cfg(test)]") || l.starts_with("#[cfg(all(test");
-        lines.take_while(move |(_, l)| !is_test(l)).filter(|(_, l)| !l.trim_start().starts_with("//"))
+        let lines: Vec<&str> = self.text.lines().collect();
+        let declares = |i: usize| lines.get(i + 1).is_some_and(|l| l.contains("mod ") && l.ends_with(';'));
+        let end = (0..lines.len()).find(|i| is_test(lines[*i]) && !declares(*i)).unwrap_or(lines.len());
+        let code = |i: &usize| {
+            let test = is_test(lines[*i]) || *i > 0 && is_test(lines[*i - 1]);
+            !test && !lines[*i].trim_start().starts_with("//")
+        };
+        let numbers: Vec<usize> = (0..end).filter(code).collect();
+        numbers.into_iter().map(move |i| (i + 1, lines[i]))
     }
 
     /// Modules that this file declares for tests only, as paths without their ending.
@@ -241,6 +249,8 @@ mod tests {
     fn comments_and_tests_are_no_code() {
         let text = "// println! is forbidden\n#[cfg(test)]\nmod tests { fn f() { println!(); x.unwrap(); } }\n";
         assert!(broken_by("engine/src/api/x.rs", text).is_empty());
+        // The declaration of a file of tests ends nothing.
+        assert_eq!(broken_by("engine/src/api/y.rs", "#[cfg(test)]\nmod tests;\n\nfn f() { x.unwrap() }"), ["panics"]);
         let modules = [
             ("engine/src/text/template.rs", "#[cfg(test)]\nmod published;\nmod python;\n"),
             ("engine/src/text/template/published.rs", "x.unwrap();"),

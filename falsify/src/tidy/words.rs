@@ -109,7 +109,8 @@ fn fixtures(tree: &Tree) -> Vec<Finding> {
     words.extend(index.split('"').filter(hexadecimal).map(str::to_string));
     let known =
         |line: &str| words.iter().find(|w| line.contains(w.as_str())).map(|w| format!("knows the fixture: {w}"));
-    tree.rust(&["engine/src/", "engine/compute/src/"]).flat_map(|f| f.lines_where("fixtures", known)).collect()
+    let engine = tree.product().filter(|f| f.path.starts_with("engine/"));
+    engine.flat_map(|f| f.lines_where("fixtures", known)).collect()
 }
 
 fn machine_paths(tree: &Tree) -> Vec<Finding> {

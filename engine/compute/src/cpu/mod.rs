@@ -194,7 +194,8 @@ impl Runner for CpuRunner {
 
     fn reserve_blocks(&mut self, count: usize) -> Result<()> {
         self.shared.kv.reserve(count)?;
-        self.counters.kv_bytes = (self.shared.kv.blocks() * self.shared.kv.block_bytes()) as u64;
+        self.counters.kv_blocks = self.shared.kv.blocks() as u64;
+        self.counters.kv_bytes = self.counters.kv_blocks * self.shared.kv.block_bytes() as u64;
         Ok(())
     }
 

@@ -35,6 +35,43 @@ fn weight(format: Format, rows: usize, cols: usize, stored: Vec<u8>) -> WeightRe
     WeightRef { name: "w".into(), bytes: stored.into(), format, rows, cols }
 }
 
+/// Every level gives the bits of the scalar level with one column, and they are the product within the rounding of the
+/// activations to int8.
+fn one_arithmetic(format: Format, rows: usize, blocks: usize, columns: usize, seed: u32) {
+    let cols = if format.0.block_len == 1 { 7 + 13 * blocks } else { format.0.block_len * blocks };
+    let stored = encoded(format, rows, cols, u64::from(seed));
+    let w = weight(format, rows, cols, stored.clone());
+    let packed = format.0.kernels.packing.is_some();
+    let x: Vec<Vec<f32>> = (0..columns).map(|c| noise(u64::from(seed) + 1000 + c as u64, cols)).collect();
+    let bias = noise(9, rows);
+    let mut scalar = Product::new(&w, Isa::SCALAR).unwrap();
+    let want: Vec<f32> = x.iter().flat_map(|x| scalar.run(std::slice::from_ref(x), Some(&bias)).to_vec()).collect();
+    for isa in Isa::available() {
+        let mut product = Product::new(&w, isa).unwrap();
+        assert_eq!(product.run(&x, Some(&bias)), &want[..], "{} {}", format, isa.name());
+    }
+    // And it is the product: within the rounding of the activations to int8.
+    for (x, y) in x.iter().zip(want.chunks_exact(rows)) {
+        for (r, row) in stored.chunks_exact(format.row_bytes(cols).unwrap()).enumerate() {
+            let mut w = vec![0f32; cols];
+            format.decode_row(row, &mut w);
+            let exact: f64 =
+                w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() + f64::from(bias[r]);
+            let size: f64 = w.iter().map(|w| f64::from(w.abs())).sum();
+            let tolerance = if packed { size / 254.0 + 1e-4 } else { 1e-5 * size + 1e-6 };
+            assert!((f64::from(y[r]) - exact).abs() <= tolerance, "{format} row {r}: {} is not {exact}", y[r]);
+        }
+    }
+}
+
+/// Small enough for Miri, which sees the scalar level alone.
+#[test]
+fn every_format_has_one_arithmetic() {
+    for spec in quant::ALL {
+        one_arithmetic(Format(spec), 3, 1, 2, 7);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -43,31 +80,7 @@ proptest! {
     fn one_arithmetic_per_format(
         which in 0..quant::ALL.len(), rows in 1usize..40, blocks in 1usize..4, columns in 1usize..21, seed in any::<u32>(),
     ) {
-        let format = Format(quant::ALL[which]);
-        let cols = if format.0.block_len == 1 { 7 + 13 * blocks } else { format.0.block_len * blocks };
-        let stored = encoded(format, rows, cols, u64::from(seed));
-        let w = weight(format, rows, cols, stored.clone());
-        let packed = format.0.kernels.packing.is_some();
-        let x: Vec<Vec<f32>> = (0..columns).map(|c| noise(u64::from(seed) + 1000 + c as u64, cols)).collect();
-        let bias = noise(9, rows);
-        let mut scalar = Product::new(&w, Isa::SCALAR).unwrap();
-        let want: Vec<f32> =
-            x.iter().flat_map(|x| scalar.run(std::slice::from_ref(x), Some(&bias)).to_vec()).collect();
-        for isa in Isa::available() {
-            let mut product = Product::new(&w, isa).unwrap();
-            prop_assert_eq!(product.run(&x, Some(&bias)), &want[..], "{} {}", format, isa.name());
-        }
-        // And it is the product: within the rounding of the activations to int8.
-        for (x, y) in x.iter().zip(want.chunks_exact(rows)) {
-            for (r, row) in stored.chunks_exact(format.row_bytes(cols).unwrap()).enumerate() {
-                let mut w = vec![0f32; cols];
-                format.decode_row(row, &mut w);
-                let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() + f64::from(bias[r]);
-                let size: f64 = w.iter().map(|w| f64::from(w.abs())).sum();
-                let tolerance = if packed { size / 254.0 + 1e-4 } else { 1e-5 * size + 1e-6 };
-                prop_assert!((f64::from(y[r]) - exact).abs() <= tolerance, "{format} row {r}: {} is not {exact}", y[r]);
-            }
-        }
+        one_arithmetic(Format(quant::ALL[which]), rows, blocks, columns, seed);
     }
 
     /// Any threads, any chunks, any companions, any level: the same logits. And they are near the oracle's.

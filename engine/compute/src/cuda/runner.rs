@@ -18,7 +18,7 @@ const PANEL: usize = 8;
 const STEP: usize = 32;
 /// Steps that a warp takes at once, and warps that compute dot products, in `product_one`.
 const PIECE: usize = 8;
-const PRODUCERS: usize = 8;
+const PRODUCERS: usize = 7;
 /// Elements of a head that `attend_rows` has threads for.
 const HEAD_DIM_MAX: usize = 256;
 /// Blocks of the KV cache that are allocated together, and the most there can be.

@@ -69,6 +69,7 @@ impl Format {
     }
 
     /// Decodes a whole row. Panics if the lengths disagree.
+    //= F-INT-295
     pub fn decode_row(self, row: &[u8], out: &mut [f32]) {
         assert_eq!(self.row_bytes(out.len()), Some(row.len()), "row of {}", self.0.name);
         for (block, values) in row.chunks_exact(self.0.block_bytes).zip(out.chunks_exact_mut(self.0.block_len)) {

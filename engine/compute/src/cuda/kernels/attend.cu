@@ -16,28 +16,44 @@ struct Attend {
 #define ABREAST 4
 #define INFINITE __int_as_float(0x7f800000)
 
-// q . k for the position of this thread, K as [dim][64]: loads run a batch of elements ahead of the sum.
+// q . k for the position of this thread, K as [dim][64]: a batch of loads, then their sum.
 template <int BATCH> __device__ __forceinline__ float score(const float* q, const u16* k, int n) {
-    u16 now[BATCH], next[BATCH];
     float s = 0.0f;
+    int d = 0;
+    for (; d + BATCH <= n; d += BATCH) {
+        u16 batch[BATCH];
 #pragma unroll
-    for (int i = 0; i < BATCH; i++) next[i] = i < n ? k[i * KV_BLOCK] : 0;
-    for (int d = 0; d < n; d += BATCH) {
+        for (int i = 0; i < BATCH; i++) batch[i] = k[(d + i) * KV_BLOCK];
 #pragma unroll
-        for (int i = 0; i < BATCH; i++) now[i] = next[i];
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            if (d + BATCH + i < n) next[i] = k[(d + BATCH + i) * KV_BLOCK];
-        }
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            if (d + i < n) s = fmaf(q[d + i], half_to_float(now[i]), s);
+        for (int i = 0; i < BATCH; i += 4) {
+            const float4 by = *(const float4*)(q + d + i);
+            s = fmaf(by.x, half_to_float(batch[i]), s);
+            s = fmaf(by.y, half_to_float(batch[i + 1]), s);
+            s = fmaf(by.z, half_to_float(batch[i + 2]), s);
+            s = fmaf(by.w, half_to_float(batch[i + 3]), s);
         }
     }
+    for (; d < n; d++) s = fmaf(q[d], half_to_float(k[d * KV_BLOCK]), s);
     return s;
 }
 
-// Adds the positions `from..to` of a block to two neighbouring elements of the output, V as [64][dim].
+// Adds the positions of a block, all of them or `from..to`, to two neighbouring elements of the output, V as [64][dim].
+__device__ __forceinline__ void mix_whole(float out[2], const float* p, const u16* v, int n) {
+    u32 values[KV_BLOCK];
+#pragma unroll
+    for (int j = 0; j < KV_BLOCK; j++) values[j] = *(const u32*)(v + j * n);
+#pragma unroll
+    for (int j = 0; j < KV_BLOCK; j += 4) {
+        const float4 by = *(const float4*)(p + j);
+        const float each[4] = {by.x, by.y, by.z, by.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            out[0] = fmaf(each[i], half_to_float((u16)values[j + i]), out[0]);
+            out[1] = fmaf(each[i], half_to_float((u16)(values[j + i] >> 16)), out[1]);
+        }
+    }
+}
+
 template <int BATCH> __device__ __forceinline__ void mix(float out[2], const float* p, const u16* v, int n, int from, int to) {
     u32 now[BATCH], next[BATCH];
 #pragma unroll
@@ -119,7 +135,9 @@ template <int BATCH> __device__ __forceinline__ void attend(const Attend& p, con
             if (2 * tid >= n) continue;
             const int begin = (first + b) * KV_BLOCK;
             const int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
-            mix<BATCH>(out, probability + b * KV_BLOCK, (const u16*)table[first + b] + v_at + 2 * tid, n, j0, j1);
+            const u16* v = (const u16*)table[first + b] + v_at + 2 * tid;
+            if (BATCH == 64 && j1 - j0 == KV_BLOCK) mix_whole(out, probability + b * KV_BLOCK, v, n);
+            else mix<16>(out, probability + b * KV_BLOCK, v, n, j0, j1);
         }
     }
     if (2 * tid < n) {

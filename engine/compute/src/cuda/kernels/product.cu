@@ -92,27 +92,15 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
             float *dot = by + plane, *min = dot + plane, *sums = min + plane;
             int first = (segment * producers + warp) * PIECE, at = warp * PIECE;
             int step = first + lane / 4;
-            // Everything that is read comes first: the compiler cannot move it over the writes to shared memory.
-            u32 b[PIECE][2];
-            int off[PIECE][F::SUBS];
-#pragma unroll
-            for (int e = 0; e < PIECE; e++) {
-                b[e][0] = b[e][1] = 0;
-                if (first + e >= p.steps) continue;
-                size_t column = (size_t)(first + e) * 8;
-                if (g == 0) {
-                    b[e][0] = *(const u32*)(p.acts.quants + column * STEP + 4 * t);
-                    b[e][1] = *(const u32*)(p.acts.quants + column * STEP + 16 + 4 * t);
-                }
-                if (F::OFFSET != 0) {
-                    int low = p.acts.meta[column].sums[0], high = p.acts.meta[column].sums[1];
-                    for (int h = 0; h < F::SUBS; h++) off[e][h] = F::OFFSET * (F::SUBS == 1 ? low + high : h ? high : low);
-                } else {
-                    for (int h = 0; h < F::SUBS; h++) off[e][h] = 0;
-                }
+            // What is read comes first: the compiler cannot move it over the writes to shared memory. Lane 4 e + t has
+            // the activations that the product wants there for step e, and hands them round.
+            Meta meta = {0.0f, 0.0f, {0, 0}};
+            u32 x[2] = {0, 0};
+            if (step < p.steps) {
+                meta = p.acts.meta[(size_t)step * 8];
+                for (int i = 0; i < 2; i++) x[i] = *(const u32*)(p.acts.quants + (size_t)step * 8 * STEP + 16 * i + 4 * t);
             }
             if (step < p.steps) {
-                Meta meta = p.acts.meta[(size_t)step * 8];
                 for (int h = 0; h < F::SUBS; h++) {
                     int sub = (at + lane / 4) * F::SUBS + h;
                     for (int i = 0; i < 4; i++) {
@@ -126,15 +114,21 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
 #pragma unroll
             for (int e = 0; e < PIECE; e++) {
                 if (first + e >= p.steps) break;
-                u32 a[4];
+                // Only the first of eight columns is looked at; what the others are multiplied by is of no matter.
+                u32 a[4], b[2];
                 unpack<F>(a, raw[e], t);
+                for (int i = 0; i < 2; i++) b[i] = __shfl_sync(0xffffffffu, x[i], 4 * e + t);
                 for (int h = 0; h < F::SUBS; h++) {
-                    int d[4];
-                    if (F::SUBS == 1) dot32(d, a, b[e]); else dot16(d, a, b[e], h);
+                    int d[4], off = 0;
+                    if (F::SUBS == 1) dot32(d, a, b); else dot16(d, a, b, h);
+                    if (F::OFFSET != 0) {
+                        int sum = F::SUBS == 1 ? meta.sums[0] + meta.sums[1] : meta.sums[h];
+                        off = F::OFFSET * __shfl_sync(0xffffffffu, sum, 4 * e);
+                    }
                     if (t == 0) {
                         int sub = (at + e) * F::SUBS + h;
-                        dot[sub * TILE + g] = (float)(d[0] - off[e][h]);
-                        dot[sub * TILE + g + 8] = (float)(d[2] - off[e][h]);
+                        dot[sub * TILE + g] = (float)(d[0] - off);
+                        dot[sub * TILE + g + 8] = (float)(d[2] - off);
                     }
                 }
             }
@@ -156,7 +150,7 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
     if (warp == producers && lane < TILE && row < part.rows) part.out[row] = part.bias ? acc + part.bias[row] : acc;
 }
 
-extern "C" __global__ void __launch_bounds__(288) product_one(const __grid_constant__ Product p) {
+extern "C" __global__ void __launch_bounds__(256, 3) product_one(const __grid_constant__ Product p) {
     const Part& part = part_of(p, blockIdx.x);
 #define BODY(F) one<F>(p, part, blockIdx.x)
     WITH_FORMAT(part.type, BODY)
