@@ -20,6 +20,7 @@ mod images;
 mod kernels;
 mod plan;
 mod runner;
+mod storage;
 #[cfg(test)]
 mod tests;
 

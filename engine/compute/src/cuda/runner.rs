@@ -6,16 +6,13 @@ use std::sync::Arc;
 use super::Cuda;
 use super::driver::{Device, Graph, Kernel, Memory, Pinned};
 use super::kernels::{self as k, Argument, Kernels, NORM_SHARED, Stats};
-use super::plan::{Elementwise, Node, Plan, Turn, Work, is_packed};
+use super::plan::{Elementwise, Node, Plan, Turn, Work};
+use super::storage::{PANEL, Room, STEP, Weights, stats_pieces, upload};
 use crate::backend::{Batch, Counters, Interest, Output, RowOutput, Runner, Tap, Want, top_k};
-use crate::cpu::tile::{self, TILE_ROWS};
+use crate::cpu::tile::TILE_ROWS;
 use crate::error::{Error, Result};
 use crate::program::{KV_BLOCK, Op, Program, RopeLayout, RopeTable, WeightId};
 
-/// Columns in a panel of activations.
-const PANEL: usize = 8;
-/// Weights in a step of a tile.
-const STEP: usize = 32;
 /// Steps that a warp takes at once, and warps that compute dot products, in `product_one`.
 const PIECE: usize = 8;
 const PRODUCERS: usize = 7;
@@ -30,31 +27,6 @@ const GRAPH_ROWS_MAX: usize = 64;
 const FEW_ROWS: usize = 8;
 /// Graphs that are kept.
 const GRAPHS_MAX: usize = 32;
-
-/// Weights on the device, by weight id. One allocation holds them all.
-struct Weights {
-    memory: Memory,
-    /// Of matrices and embedding tables.
-    matrices: Vec<Option<u64>>,
-    /// Of norm weights and biases, as f32.
-    vectors: Vec<Option<u64>>,
-}
-
-/// Memory that depends on how many rows there are.
-struct Room {
-    rows: usize,
-    wanted: usize,
-    /// By buffer id: `[rows, width]`.
-    buffers: Vec<Memory>,
-    /// By buffer id: quants and their scales, if a product reads the buffer.
-    acts: Vec<Option<[Memory; 2]>>,
-    /// Rows that want logits: `[wanted, width]`, quantised or not, and what comes of them.
-    head: Memory,
-    head_acts: Option<[Memory; 2]>,
-    logits: Memory,
-    pieces: Memory,
-    stats: Memory,
-}
 
 pub(super) struct CudaRunner {
     // Graphs hold addresses of everything below: they go first.
@@ -143,118 +115,6 @@ fn possible(work: &Work, program: &Program) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Decodes vectors, repacks matrices, and puts all of them into one allocation.
-fn upload(device: &Arc<Device>, program: &Program) -> Result<Weights> {
-    /// What becomes of a weight.
-    #[derive(Clone, Copy, PartialEq)]
-    enum Role {
-        Unused,
-        Matrix,
-        Vector(f32),
-    }
-    let mut roles = vec![Role::Unused; program.weights.len()];
-    for step in &program.steps {
-        let mut vector = |id: Option<WeightId>, offset: f32| {
-            if let Some(id) = id {
-                roles[id.0 as usize] = Role::Vector(offset);
-            }
-        };
-        match step.op {
-            Op::Norm { weight, bias, offset, .. } => {
-                vector(weight, offset);
-                vector(bias, 0.0);
-            }
-            Op::MatMul { bias, weight, .. } => {
-                vector(bias, 0.0);
-                roles[weight.0 as usize] = Role::Matrix;
-            }
-            Op::Embed { table: w, .. } | Op::Logits { weight: w, .. } => roles[w.0 as usize] = Role::Matrix,
-            _ => {}
-        }
-    }
-    let mut total = 0usize;
-    let mut places = Vec::new();
-    for (w, role) in program.weights.iter().zip(&roles) {
-        places.push(total as u64);
-        let bytes = match role {
-            Role::Unused => 0,
-            Role::Vector(_) => 4 * w.rows * w.cols,
-            Role::Matrix => tile::packed_bytes(w.format.0, w.rows, w.cols).unwrap_or(w.bytes.len()),
-        };
-        total += bytes.next_multiple_of(256);
-    }
-    let memory = device.zeroed(total, "the weights")?;
-    let mut weights = Weights { matrices: vec![None; roles.len()], vectors: vec![None; roles.len()], memory };
-    let mut packed = Vec::new();
-    for (i, (w, role)) in program.weights.iter().zip(&roles).enumerate() {
-        let address = weights.memory.address() + places[i];
-        match role {
-            Role::Unused => {}
-            Role::Vector(offset) => {
-                let values: Vec<u8> = w.to_f32().iter().flat_map(|x| (x + offset).to_le_bytes()).collect();
-                weights.memory.write(places[i] as usize, &values)?;
-                weights.vectors[i] = Some(address);
-            }
-            Role::Matrix => {
-                match tile::packed_bytes(w.format.0, w.rows, w.cols) {
-                    None => weights.memory.write(places[i] as usize, &w.bytes)?,
-                    Some(bytes) => {
-                        packed.resize(bytes, 0);
-                        tile::pack(w.format.0, &w.bytes, w.rows, w.cols, &mut packed);
-                        weights.memory.write(places[i] as usize, &packed)?;
-                    }
-                }
-                w.bytes.release_pages();
-                weights.matrices[i] = Some(address);
-            }
-        }
-    }
-    Ok(weights)
-}
-
-/// Quants and scales of `[columns, width]` activations.
-fn acts_for(device: &Arc<Device>, columns: usize, width: usize) -> Result<[Memory; 2]> {
-    let blocks = columns.next_multiple_of(PANEL) * (width / STEP);
-    Ok([device.zeroed(blocks * STEP, "activations")?, device.zeroed(blocks * 16, "activations")?])
-}
-
-impl Room {
-    fn new(device: &Arc<Device>, program: &Program, plan: &Plan, rows: usize, wanted: usize) -> Result<Room> {
-        let mut acts: Vec<Option<[Memory; 2]>> = program.buffers.iter().map(|_| None).collect();
-        for node in &plan.nodes {
-            if let Work::Product { src, packed: true, .. } = node.work
-                && acts[src].is_none()
-            {
-                acts[src] = Some(acts_for(device, rows, program.buffers[src])?);
-            }
-        }
-        let (mut hidden, mut vocab, mut head_acts) = (0, 0, None);
-        if let Some(Node { work: Work::Logits { src, weight, .. }, .. }) = plan.nodes.last() {
-            (hidden, vocab) = (program.buffers[*src], program.w(*weight).rows);
-            if is_packed(program, *weight) {
-                head_acts = Some(acts_for(device, wanted, hidden)?);
-            }
-        }
-        let buffer = |rows: usize, width: usize| device.zeroed(4 * rows * width, "buffers of a step");
-        Ok(Room {
-            rows,
-            wanted,
-            buffers: program.buffers.iter().map(|&w| buffer(rows, w)).collect::<Result<_>>()?,
-            acts,
-            head: buffer(wanted, hidden)?,
-            head_acts,
-            logits: buffer(wanted, vocab)?,
-            pieces: device.zeroed(16 * wanted * stats_pieces(vocab), "statistics")?,
-            stats: device.zeroed(16 * wanted, "statistics")?,
-        })
-    }
-}
-
-/// Blocks of threads that look at one row of logits.
-fn stats_pieces(vocab: usize) -> usize {
-    vocab.div_ceil(2048).clamp(1, 128)
 }
 
 impl Runner for CudaRunner {
