@@ -91,7 +91,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub raw: bool,
 
-    /// Run on the GPU or fail
+    /// Run on the GPU or fail [default: on the GPU if there is one that works]
     #[arg(long, conflicts_with = "no_gpu")]
     pub gpu: bool,
     /// Run on the CPU
@@ -243,7 +243,12 @@ pub struct CheckArgs {
 impl CheckArgs {
     /// For the engine.
     pub fn options(&self) -> CheckOptions {
-        CheckOptions { threads: self.threads, gpu: self.gpu, all_backends: self.all_backends }
+        CheckOptions {
+            threads: self.threads,
+            gpu: self.gpu,
+            gpu_if_present: !self.no_gpu,
+            all_backends: self.all_backends,
+        }
     }
 }
 

@@ -49,6 +49,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         raw: args.raw,
         stops: args.stop.clone(),
         threads: args.threads,
+        gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
         trace_format: args.trace_format,
         cancel,
@@ -68,6 +69,7 @@ pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
         cors_origins: args.cors_origin.clone(),
         timeout: args.timeout,
         name: args.name.clone(),
+        gpu_if_present: !args.no_gpu,
         threads: args.threads,
         context: args.ctx_size,
         plan: Plan { running_max: args.parallel, queue_max: args.queue, ..Plan::default() },
@@ -98,6 +100,7 @@ pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
         recommended: true,
         stops: args.stop.clone(),
         threads: args.threads,
+        gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
         cancel,
         ..Options::default()

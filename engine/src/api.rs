@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use compute::cpu::Cpu;
 use compute::cpu::isa::Isa;
+use compute::cuda::{Absent, Cuda};
 use compute::plain::Plain;
 use compute::{Backend, Interest};
 
@@ -44,7 +45,7 @@ pub struct InferenceConfig {
     pub verbose: bool,
     /// Record an execution trace.
     pub trace: Option<TraceConfig>,
-    /// Use the GPU.
+    /// Use the GPU, or refuse to run.
     pub gpu: bool,
 }
 
@@ -170,6 +171,8 @@ pub struct Options {
     pub stops: Vec<String>,
     /// Worker threads; all cores if none.
     pub threads: Option<usize>,
+    /// Use a GPU where there is one that works, and the CPU where there is none.
+    pub gpu_if_present: bool,
     /// Positions; the model's own if none.
     pub context: Option<usize>,
     /// Rows of the prompt that are run together.
@@ -189,6 +192,7 @@ impl Default for Options {
             raw: false,
             stops: Vec::new(),
             threads: None,
+            gpu_if_present: false,
             context: None,
             prefill_chunk: PREFILL_CHUNK,
             trace_format: TraceFormat::default(),
@@ -250,7 +254,7 @@ pub fn backend(threads: Option<usize>) -> Result<Cpu> {
 pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
     let start = Instant::now();
     let Some(asked) = config.trace.as_ref().filter(|t| t.enabled) else {
-        let mut loaded = load(config, options, &Interest::Nothing)?;
+        let mut loaded = load(config, options, &Interest::Nothing, observer)?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         observer.event(Event::Loaded(&loaded, load_ms))?;
         return match answer(&mut loaded, config, options, observer) {
@@ -263,7 +267,7 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
     };
     let sink = asked.output.as_deref().map(trace::Sink::open).transpose()?;
     let mut trace = Trace::new(asked.steps.clone(), asked.verbose);
-    let mut loaded = load(config, options, &trace.interest())?;
+    let mut loaded = load(config, options, &trace.interest(), observer)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     observer.event(Event::Loaded(&loaded, load_ms))?;
     trace.restart();
@@ -299,18 +303,80 @@ fn outcome(answer: Answer, loaded: &Loaded, load_ms: f64, start: Instant) -> Out
     }
 }
 
-fn load(config: &InferenceConfig, options: &Options, interest: &Interest) -> Result<Loaded> {
-    if config.gpu {
-        return Err(no_gpu());
-    }
-    let backend = backend(options.threads)?;
-    Loaded::open_rewritten(&config.model_path, &backend, options.context, interest, |_| {})
+fn load(
+    config: &InferenceConfig,
+    options: &Options,
+    interest: &Interest,
+    observer: &mut dyn Observer,
+) -> Result<Loaded> {
+    let wish = Wish { gpu: config.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
+    wish.open(&mut |warning| observer.event(Event::Warning(warning)), &|backend| {
+        Loaded::open_rewritten(&config.model_path, backend, options.context, interest, |_| {})
+    })
 }
 
-pub(crate) fn no_gpu() -> Error {
-    Error::new(Kind::Unsupported, "no GPU backend in this build")
+/// Where a model is to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// On the GPU or not at all.
+    pub gpu: bool,
+    /// On the GPU if there is one.
+    pub gpu_if_present: bool,
+    /// Worker threads of the CPU backend; all cores if none.
+    pub threads: Option<usize>,
+}
+
+impl Wish {
+    /// Opens something there. A GPU that is there and cannot be used is a warning where the CPU may do it too.
+    pub fn open<T>(
+        self,
+        warn: &mut dyn FnMut(&str) -> Result<()>,
+        open: &dyn Fn(&dyn Backend) -> Result<T>,
+    ) -> Result<T> {
+        let cpu = backend(self.threads)?; // wrong flags are wrong on a GPU too
+        if !self.gpu && !self.gpu_if_present {
+            return open(&cpu);
+        }
+        //= F-GPU-116
+        //= F-CLI-013
+        let why = match Cuda::with_image(knobs::read(&knobs::CUDA_IMAGE).as_deref()) {
+            Ok(cuda) => match open(&cuda) {
+                Err(e) if !self.gpu && matches!(e.kind, Kind::TooLarge | Kind::Unsupported) => e.to_string(),
+                opened => return opened,
+            },
+            Err(absent) if self.gpu => return Err(no_gpu(&absent)),
+            // No GPU is what most machines have: no news.
+            Err(Absent::NoDriver | Absent::NoDevice) => return open(&cpu),
+            Err(absent) => absent.to_string(),
+        };
+        //= F-GPU-135
+        warn(&format!("not on the GPU: {why}; running on the CPU"))?;
+        open(&cpu)
+    }
+}
+
+/// Why a run that is not on the GPU is not, for people who ask.
+pub(crate) fn why_cpu(gpu_if_present: bool) -> String {
+    if !gpu_if_present {
+        return "no GPU was wanted".into();
+    }
+    match Cuda::with_image(knobs::read(&knobs::CUDA_IMAGE).as_deref()) {
+        Err(absent) => format!("there is no GPU to be had: {absent}"),
+        Ok(_) => "the GPU cannot run this model".into(),
+    }
+}
+
+//= F-GPU-136
+fn no_gpu(absent: &Absent) -> Error {
+    let missing = match absent {
+        Absent::NoDriver => "install NVIDIA's driver",
+        Absent::NoDevice => "nvidia-smi lists the devices; CUDA_VISIBLE_DEVICES may hide them",
+        Absent::TooOld(_) => "update NVIDIA's driver",
+        Absent::Broken(_) => "nvidia-smi says whether the driver works at all",
+    };
+    Error::new(Kind::Unsupported, absent.to_string())
         .at(Place::Flag("--gpu".into()))
-        .hint("leave the flag away to run on the CPU")
+        .hint(format!("{missing}, or leave the flag away to run on the CPU"))
 }
 
 fn answer(
@@ -365,7 +431,7 @@ fn explained(error: Error, config: &InferenceConfig, options: &Options) -> Error
     }
     let mut looking = Looking(guard::Beginning::default());
     // That it fails again is the point.
-    let _failed = load(config, options, &Interest::Everything)
+    let _failed = load(config, options, &Interest::Everything, &mut Silent)
         .and_then(|mut loaded| answer(&mut loaded, config, options, &mut looking));
     looking.0.explain(error)
 }
@@ -428,8 +494,8 @@ pub async fn run_chat(config: ChatConfig) -> Result<()> {
 }
 
 /// The model of a chat.
-pub(crate) fn open_chat(config: &ChatConfig, options: &Options) -> Result<Loaded> {
-    load(&of_chat(config), options, &Interest::Nothing)
+pub(crate) fn open_chat(config: &ChatConfig, options: &Options, observer: &mut dyn Observer) -> Result<Loaded> {
+    load(&of_chat(config), options, &Interest::Nothing, observer)
 }
 
 /// How a chat chooses tokens.
@@ -470,18 +536,24 @@ pub struct CheckOptions {
     pub threads: Option<usize>,
     /// On the GPU or not at all.
     pub gpu: bool,
+    /// On the GPU if there is one.
+    pub gpu_if_present: bool,
     /// On every backend of this build, the oracle too.
     pub all_backends: bool,
 }
 
 /// Ten stages on the backend that [`run`] would use with these options, or on all of them.
 pub fn check(path: &Path, options: &CheckOptions) -> Result<Vec<CheckResult>> {
-    if options.gpu {
-        return Err(no_gpu());
+    let wish = Wish { gpu: options.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
+    let first = wish.open(&mut |_| Ok(()), &|backend| check_on(path, backend, None))?;
+    if !options.all_backends {
+        return Ok(vec![first]);
     }
-    let cpu = backend(options.threads)?; //= F-CHECK-230
-    let backends: &[&dyn Backend] = if options.all_backends { &[&cpu, &Plain] } else { &[&cpu] };
-    backends.iter().map(|backend| check_on(path, *backend, None)).collect()
+    //= F-CHECK-230
+    let cpu = backend(options.threads)?;
+    let others: &[&dyn Backend] = if first.backend.starts_with("cpu") { &[&Plain] } else { &[&cpu, &Plain] };
+    let others = others.iter().map(|backend| check_on(path, *backend, None));
+    std::iter::once(Ok(first)).chain(others).collect()
 }
 
 /// How far the outputs of two backends may be apart: activations in int8 add up over the layers.

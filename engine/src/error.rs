@@ -198,10 +198,17 @@ impl From<compute::Error> for Error {
         let kind = match e {
             compute::Error::Unsupported(_) => Kind::Unsupported,
             compute::Error::Invalid(_) => Kind::Inference,
-            compute::Error::OutOfMemory { .. } => Kind::TooLarge,
+            compute::Error::OutOfMemory { .. } | compute::Error::DeviceMemory { .. } => Kind::TooLarge,
             compute::Error::Io(_) => Kind::Unreadable,
+            compute::Error::Device(_) => Kind::Inference,
         };
-        Error::new(kind, e.to_string())
+        let error = Error::new(kind, e.to_string());
+        match e {
+            compute::Error::DeviceMemory { .. } => {
+                error.hint("--no-gpu runs it on the CPU; a smaller --ctx-size needs less")
+            }
+            _ => error,
+        }
     }
 }
 

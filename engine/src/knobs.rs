@@ -12,6 +12,11 @@ pub struct Knob {
 pub const ISA: Knob =
     Knob { name: "APR_ISA", help: "instruction set of the CPU kernels: avx512, avx2 or scalar [best available]" };
 
+/// Image of the GPU kernels.
+pub const CUDA_IMAGE: Knob = Knob {
+    name: "APR_CUDA_IMAGE",
+    help: "compiled form of the GPU kernels: sm_90, ptx_80 or ptx_70 [best for the device]",
+};
 /// A key for `apr serve`: on a command line every user of the machine could read it.
 pub const API_KEY: Knob = Knob { name: "APR_API_KEY", help: "key that requests to apr serve have to bring" };
 
@@ -26,7 +31,7 @@ pub const CLICOLOR_FORCE: Knob =
 pub const TERM: Knob = Knob { name: "TERM", help: "dumb: no colour and no spinner" };
 
 /// All of them.
-pub static ALL: &[&Knob] = &[&ISA, &API_KEY, &NO_COLOR, &CLICOLOR_FORCE, &TERM];
+pub static ALL: &[&Knob] = &[&ISA, &CUDA_IMAGE, &API_KEY, &NO_COLOR, &CLICOLOR_FORCE, &TERM];
 
 /// The value of a knob, if it is set to something.
 pub fn read(knob: &Knob) -> Option<String> {

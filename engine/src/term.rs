@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::api::{Options, Outcome};
+use crate::api::{Options, Outcome, why_cpu};
 use crate::error::{Error, Kind, Result, printable};
 use crate::limits::MESSAGE_CHARS_MAX;
 use crate::model::display_name;
@@ -38,9 +38,6 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 /// Warnings that were shown and not yet summed up.
 static WARNINGS: AtomicUsize = AtomicUsize::new(0);
 
-/// Why nothing runs on a GPU.
-const NO_GPU: &str = "this build has no GPU backend";
-
 /// How much to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
@@ -57,6 +54,7 @@ pub struct Terminal {
     screen: bool,
     model: String,
     raw: bool,
+    gpu_if_present: bool,
     warnings: Vec<String>,
     wrote: bool,
 }
@@ -66,7 +64,16 @@ impl Terminal {
     pub fn new(verbose: bool) -> Terminal {
         let level = if verbose { Level::Verbose } else { Level::Normal };
         let screen = std::io::stdout().is_terminal();
-        Terminal { level, json: false, screen, model: String::new(), raw: false, warnings: Vec::new(), wrote: false }
+        Terminal {
+            level,
+            json: false,
+            screen,
+            model: String::new(),
+            raw: false,
+            gpu_if_present: false,
+            warnings: Vec::new(),
+            wrote: false,
+        }
     }
 
     /// Errors only beside the answer.
@@ -87,6 +94,7 @@ impl Terminal {
     /// The model is being opened.
     pub fn loading(&mut self, path: &Path, options: &Options) {
         self.raw = options.raw;
+        self.gpu_if_present = options.gpu_if_present;
         self.model = path.to_string_lossy().into_owned();
         if self.level == Level::Verbose {
             //= F-UX-027
@@ -109,12 +117,16 @@ impl Terminal {
         let (m, h) = (&loaded.model, &loaded.model.hyper);
         let formats: Vec<String> = m.formats().iter().map(|(f, n)| format!("{f} x {n}")).collect();
         let layout = if self.raw { "off (--raw)".to_string() } else { loaded.layout() };
+        let device = match loaded.backend().starts_with("cpu") {
+            true => format!("Device: CPU, because {}", why_cpu(self.gpu_if_present)),
+            false => "Device: GPU".into(),
+        };
         let lines = [
             format!("  Format: {}", m.format),
             format!("  Name: {}", display_name(m)),
             format!("  Tensors: {} (matrices: {})", m.tensor_count, formats.join(", ")),
             format!("Backend: {}", loaded.backend()), //= F-UX-031
-            format!("Device: CPU, because {NO_GPU}"), //= F-JID-275
+            device,                                   //= F-JID-275
             format!("Model loaded in {load_ms:.2}ms"),
             format!("Architecture: {}, Hidden: {}, Layers: {}", m.arch.name, h.hidden, h.layers), //= F-UX-028
             format!("  Heads: {}, K/V heads: {}, Head size: {}, FFN: {}", h.heads, h.kv_heads, h.head_dim, h.ffn),

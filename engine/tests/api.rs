@@ -48,7 +48,9 @@ fn what_cannot_be_honoured_is_refused() {
         change(&mut config);
         run(&config, &Options::default(), &mut Silent).map(|o| o.answer.text).unwrap_err().kind
     };
-    assert_eq!(ask(&|c| c.gpu = true), Kind::Unsupported);
+    if compute::cuda::Cuda::detect().is_err() {
+        assert_eq!(ask(&|c| c.gpu = true), Kind::Unsupported);
+    }
     assert_eq!(ask(&|c| c.prompt = None), Kind::Usage);
     assert_eq!(ask(&|c| c.model_path = "nowhere.gguf".into()), Kind::NotFound);
 }

@@ -51,6 +51,10 @@ pub struct Counters {
     pub kv_blocks: u64,
     /// Bytes of weights the runner holds in its own layout.
     pub weight_bytes: u64,
+    /// Kernels that a GPU was asked to run.
+    pub kernels: u64,
+    /// Bytes copied to and from a GPU in steps.
+    pub copied_bytes: u64,
 }
 
 /// One token of one sequence.

@@ -21,6 +21,17 @@ pub enum Error {
     },
     /// The operating system refused a mapping or a thread.
     Io(String),
+    /// The GPU has not enough memory: how many bytes, for what, and how many it has left.
+    DeviceMemory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes free.
+        free: usize,
+        /// What they were for.
+        what: &'static str,
+    },
+    /// A call of the GPU's driver failed.
+    Device(String),
 }
 
 impl fmt::Display for Error {
@@ -30,6 +41,10 @@ impl fmt::Display for Error {
             Error::Invalid(what) => write!(f, "invalid program or batch: {what}"),
             Error::OutOfMemory { bytes, what } => write!(f, "out of memory: {bytes} bytes for {what}"),
             Error::Io(what) => write!(f, "{what}"),
+            Error::DeviceMemory { bytes, free, what } => {
+                write!(f, "out of GPU memory: {what} need {bytes} bytes and {free} are free")
+            }
+            Error::Device(what) => write!(f, "GPU: {what}"),
         }
     }
 }

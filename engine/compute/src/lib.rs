@@ -12,10 +12,12 @@
 //! *One matmul arithmetic per format.* Activations are quantised to int8 in blocks of 32; the dot product within a
 //! block is exact in integers; blocks are combined in f32 in ascending order of k. Vectors put output rows into
 //! lanes, so nothing is ever reduced across lanes in an order that depends on the vector width. Single-token decode,
-//! batched prefill, every thread count and every instruction set give the same bits. [`cpu`] states the details.
+//! batched prefill, every thread count and every instruction set give the same bits, and so does a GPU. [`cpu`] and
+//! [`cuda`] state the details.
 
 pub mod backend;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod map;
 pub mod plain;

@@ -97,7 +97,7 @@ fn unreadable(e: ReadlineError) -> Error {
 pub fn run(config: &ChatConfig, options: &Options, mut terminal: Terminal) -> Result<()> {
     terminal.loading(&config.model_path, options);
     let start = Instant::now();
-    let opened = api::open_chat(config, options);
+    let opened = api::open_chat(config, options, &mut terminal);
     term::clear();
     let mut loaded = opened?;
     terminal.event(Event::Loaded(&loaded, start.elapsed().as_secs_f64() * 1e3))?;

@@ -291,7 +291,7 @@ impl Scheduler {
         };
         self.counted.prompt_tokens += r.prompt.len() as u64;
         self.counted.cached_tokens += cached_tokens as u64;
-        self.counted.queue_time.observe((now - job.arrived).as_secs_f64());
+        self.counted.queue_time.observe(now.saturating_sub(job.arrived).as_secs_f64());
         let deadline = job.deadline();
         let Job { id, request, sink, cancelled, arrived } = job;
         self.running.push(Sequence {
@@ -448,7 +448,7 @@ impl Scheduler {
                     *last = now;
                 }
                 None => {
-                    self.counted.time_to_first_token.observe((now - s.arrived).as_secs_f64());
+                    self.counted.time_to_first_token.observe((now.saturating_sub(s.arrived)).as_secs_f64());
                     s.spoke = Some((now, now));
                 }
             }
@@ -486,9 +486,9 @@ impl Scheduler {
             End::Cancelled => {}
             End::Failed(e) => s.events.push(Event::Failed(e)),
             End::Finished(finish) => {
-                let ms = |from: Duration, to: Duration| (to - from).as_secs_f64() * 1e3;
+                let ms = |from: Duration, to: Duration| (to.saturating_sub(from)).as_secs_f64() * 1e3;
                 let (first, last) = s.spoke.unwrap_or((now, now));
-                self.counted.request_duration.observe((now - s.arrived).as_secs_f64());
+                self.counted.request_duration.observe((now.saturating_sub(s.arrived)).as_secs_f64());
                 s.events.push(Event::Done(Done {
                     finish,
                     text: s.continuation.finish(),

@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::sleep;
 
-use crate::api::ServeConfig;
+use crate::api::{ServeConfig, Wish};
 use crate::error::{Error, Kind, Place, Result, quoted};
 use crate::limits;
 use crate::sample::Sampling;
@@ -73,6 +73,8 @@ pub struct Options {
     pub timeout: Duration,
     /// The model's name; that of its file if none.
     pub name: Option<String>,
+    /// On the GPU if there is one.
+    pub gpu_if_present: bool,
     /// Worker threads; all cores if none.
     pub threads: Option<usize>,
     /// Positions of a sequence; the model's own if none.
@@ -92,6 +94,7 @@ impl Default for Options {
             cors_origins: Vec::new(),
             timeout: Duration::from_secs(600),
             name: None,
+            gpu_if_present: false,
             threads: None,
             context: None,
             plan: Plan::default(),
@@ -157,6 +160,7 @@ struct Server {
     /// As in the configuration.
     host: String,
     path: PathBuf,
+    wish: Wish,
     name: String,
     model: OnceLock<Served>,
     counts: metrics::Counts,
@@ -289,9 +293,6 @@ pub fn run(
     options: &Options,
     notice: impl Fn(Notice<'_>) -> Result<()> + Send + Sync + 'static,
 ) -> Result<()> {
-    if config.gpu {
-        return Err(crate::api::no_gpu());
-    }
     let listener = listen(config, options)?;
     let network = |e: std::io::Error| Error::new(Kind::Network, format!("cannot serve: {e}"));
     let address = listener.local_addr().map_err(network)?;
@@ -302,6 +303,7 @@ pub fn run(
         options: options.clone(),
         host: config.host.clone(),
         path: config.model_path.clone(),
+        wish: Wish { gpu: config.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads },
         name,
         model: OnceLock::new(),
         counts: metrics::Counts::default(),
@@ -422,8 +424,8 @@ async fn serve(server: Arc<Server>, listener: TcpListener, address: SocketAddr, 
 fn load(server: &Server, notice: &(dyn Fn(Notice<'_>) -> Result<()> + Send + Sync)) -> Result<()> {
     let start = Instant::now();
     let options = &server.options;
-    let backend = crate::api::backend(options.threads)?;
-    let loaded = Loaded::open(&server.path, &backend, options.context)?;
+    let mut warn = |warning: &str| notice(Notice::Warning(warning));
+    let loaded = server.wish.open(&mut warn, &|backend| Loaded::open(&server.path, backend, options.context))?;
     let mut recommended = Sampling { temperature: 0.0, ..Sampling::default() };
     for warning in recommended.recommended_by(&loaded.model.metadata)? {
         notice(Notice::Warning(&warning))?;

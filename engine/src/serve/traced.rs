@@ -94,9 +94,10 @@ fn run(server: &Server, wanted: &Wanted, level: Level, cancel: &Arc<AtomicBool>)
     let mut kept = server.traced.0.lock().unwrap_or_else(PoisonError::into_inner);
     let options = &server.options;
     if kept.is_none() {
-        let backend = crate::api::backend(options.threads)?;
         let interest = Trace::new(None, false).interest();
-        let loaded = Loaded::open_rewritten(&server.path, &backend, options.context, &interest, |_| {})?;
+        let loaded = server.wish.open(&mut |_| Ok(()), &|backend| {
+            Loaded::open_rewritten(&server.path, backend, options.context, &interest, |_| {})
+        })?;
         *kept = Some((loaded, file::sha256(&server.path)?));
     }
     let (loaded, sha256) = kept.as_mut().expect("invariant: it was put there");

@@ -36,6 +36,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CLI-010", f_cli_010),
     ("F-CLI-011", f_cli_011),
     ("F-CLI-012", f_cli_012),
+    ("F-CLI-013", f_cli_013),
     ("F-CLI-013b", f_cli_013b),
     ("F-CLI-014", f_cli_014),
     ("F-CLI-014b", f_cli_014b),
@@ -281,6 +282,20 @@ pub fn f_cli_012(s: &Subject) -> Attempt {
         Refutation::new("temperature 2 gives more than one answer", "one answer for 12 seeds", "several")
     })?;
     t.equal("a seed repeats its draw", &draw("2", 7)?, &draw("2", 7)?)?;
+    t.done()
+}
+
+/// `--gpu` forces GPU path: it says so, and the driver is loaded.
+pub fn f_cli_013(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr run --gpu, with the loader's list of opened libraries");
+    let log = s.scratch()?.join("opened");
+    let run = ask(s, PROMPTS[0], &["--gpu", "--verbose", "--max-tokens", "8"])?;
+    let out = answered(run.env("LD_DEBUG", "files").env("LD_DEBUG_OUTPUT", &log))?;
+    let backend = out.err().lines().find(|l| l.starts_with("Backend:")).unwrap_or("no Backend line").to_string();
+    let on_gpu = backend.to_lowercase().starts_with("backend: cuda");
+    t.hold(on_gpu, || out.refute("the backend is CUDA", &*backend, "Backend: cuda"))?;
+    let opened = opened_libraries(&log)?.contains("libcuda.so");
+    t.hold(opened, || out.refute("the driver is opened", "no libcuda.so", "libcuda.so"))?;
     t.done()
 }
 

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod cpu;
 pub mod crit;
 pub mod gguf;
+pub mod gpu;
 pub mod int;
 pub mod jid;
 pub mod math;
@@ -34,6 +35,7 @@ pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("cpu", cpu::CHECKS),
     ("crit", crit::CHECKS),
     ("gguf", gguf::CHECKS),
+    ("gpu", gpu::CHECKS),
     ("int", int::CHECKS),
     ("jid", jid::CHECKS),
     ("math", math::CHECKS),

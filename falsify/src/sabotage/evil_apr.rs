@@ -200,6 +200,9 @@ pub static ALL: &[Saboteur] = &[
     evil("ignores-max-tokens", "drops --max-tokens", |r| r.without(&["--max-tokens", "-n"], 1).run()),
     evil("ignores-temperature", "drops --temperature", |r| r.without(&["--temperature"], 1).run()),
     evil("ignores-no-gpu", "drops --no-gpu and dispatches to a GPU", ignores_no_gpu),
+    evil("ignores-gpu", "drops --gpu and runs on the CPU", |r| r.without(&["--gpu"], 0).with("--no-gpu").run()),
+    evil("ptx-wrong-target", "runs another image of the GPU kernels than it is told", ptx_wrong_target),
+    evil("no-fallback", "fails where no GPU is", no_fallback),
     evil("exit-0-always", "every failure is a success", |r| u8::min(r.run(), 0)),
     evil("no-spinner", "no spinner on a terminal", |r| r.with_stderr(|text| text)),
     evil("spinner-residue", "leaves the spinner on the screen", spinner_residue),
@@ -318,6 +321,14 @@ fn ignores_no_gpu(real: Real) -> u8 {
     })
 }
 
+fn no_fallback(real: Real) -> u8 {
+    if real.has(&["--no-gpu"]) {
+        return real.run();
+    }
+    say_to_stderr("error: no CUDA device\n");
+    6
+}
+
 fn spinner_residue(real: Real) -> u8 {
     if io::stderr().is_terminal() {
         say_to_stderr("\u{280b} Loading model\r\n");
@@ -383,12 +394,22 @@ fn reads_whole_file(real: Real) -> u8 {
 
 /// The variable of the real program that names an instruction set.
 const ISA: &str = "APR_ISA";
+const CUDA_IMAGE: &str = "APR_CUDA_IMAGE";
 
 fn isa_not_honoured(real: Real) -> u8 {
     let mut command = real.command();
     match std::env::var(ISA).as_deref() {
         Ok("scalar") => command.env_remove(ISA),
         _ => command.env(ISA, "scalar"),
+    };
+    command.status().map_or(99, code_of)
+}
+
+fn ptx_wrong_target(real: Real) -> u8 {
+    let mut command = real.command();
+    match std::env::var(CUDA_IMAGE).as_deref() {
+        Ok("ptx_70") => command.env(CUDA_IMAGE, "ptx_80"),
+        _ => command.env(CUDA_IMAGE, "ptx_70"),
     };
     command.status().map_or(99, code_of)
 }

@@ -115,6 +115,9 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("engine/compute/src/cpu/tile.rs", "tiles of weights"),
     ("engine/compute/src/cpu/ops.rs", "vector loops over rows"),
     ("engine/compute/src/cpu/attend.rs", "attention tiles"),
+    ("engine/compute/src/cuda/driver.rs", "calls into NVIDIA's driver"),
+    ("engine/compute/src/cuda/kernels.rs", "arguments of kernels as bytes"),
+    ("engine/compute/src/cuda/runner.rs", "launches kernels over memory of the device"),
 ];
 
 fn unsafe_fence(tree: &Tree) -> Vec<Finding> {

@@ -42,12 +42,7 @@ static PACKAGES: &[Package] = &[
     now("libtest-mimic", &["falsify"], "one test per row of the checklist"),
     now("memmap2", &["engine/compute"], "the only mmap"),
     now("half", &["engine/compute"], "f16 and bf16"),
-    later(
-        "cudarc",
-        &["engine/compute"],
-        "CUDA by dlopen",
-        "from issue 10: the CUDA backend loads the driver at run time",
-    ),
+    now("cudarc", &["engine/compute"], "CUDA by dlopen: the driver is loaded at run time"),
     now("rayon", &["engine/compute"], "repacking of weights at load"),
     now("tokenizers", &["engine"], "the byte-pair encoder"),
     now("axum", &["engine"], "the routes of the HTTP server"),

@@ -17,7 +17,7 @@ pub mod rows;
 pub mod shared;
 pub mod simd;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tile;
 
 use std::ops::Range;

@@ -11,7 +11,7 @@ use crate::program::*;
 use crate::quant::{self, Format};
 
 /// Deterministic values in about -1..1.
-fn noise(seed: u64, n: usize) -> Vec<f32> {
+pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
     let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n)
         .map(|_| {
@@ -107,13 +107,21 @@ proptest! {
     }
 }
 
-/// Two layers, hidden 64, head size 16, with everything a real model has.
-pub(crate) fn transformer(format: Format, (heads, kv_heads): (usize, usize), layout: RopeLayout, seed: u64) -> Program {
-    const HIDDEN: usize = 64;
-    const FFN: usize = 96;
-    const VOCAB: usize = 50;
-    let dim = HIDDEN / heads;
-    let mut p = Program { vocab: VOCAB, ..Program::default() };
+/// Two layers, hidden 64, with everything a real model has.
+pub(crate) fn transformer(format: Format, heads: (usize, usize), layout: RopeLayout, seed: u64) -> Program {
+    transformer_of(format, heads, layout, seed, (64, 96, 50))
+}
+
+/// The same with (hidden, feed-forward, vocabulary) of any size.
+pub(crate) fn transformer_of(
+    format: Format,
+    (heads, kv_heads): (usize, usize),
+    layout: RopeLayout,
+    seed: u64,
+    (hidden, ffn, vocab): (usize, usize, usize),
+) -> Program {
+    let dim = hidden / heads;
+    let mut p = Program { vocab, ..Program::default() };
     let mut next = seed * 100;
     let mut weight = |p: &mut Program, format: Format, rows: usize, cols: usize, scale: f32, plus: f32| {
         next += 1;
@@ -124,16 +132,16 @@ pub(crate) fn transformer(format: Format, (heads, kv_heads): (usize, usize), lay
         }
         p.weight(WeightRef { name: "w".into(), bytes: bytes.into(), format, rows, cols })
     };
-    let x = p.buffer(HIDDEN);
-    let normed = p.buffer(HIDDEN);
-    let (q, k, v) = (p.buffer(HIDDEN), p.buffer(kv_heads * dim), p.buffer(kv_heads * dim));
-    let (attended, delta) = (p.buffer(HIDDEN), p.buffer(HIDDEN));
-    let (gate, up) = (p.buffer(FFN), p.buffer(FFN));
+    let x = p.buffer(hidden);
+    let normed = p.buffer(hidden);
+    let (q, k, v) = (p.buffer(hidden), p.buffer(kv_heads * dim), p.buffer(kv_heads * dim));
+    let (attended, delta) = (p.buffer(hidden), p.buffer(hidden));
+    let (gate, up) = (p.buffer(ffn), p.buffer(ffn));
     let table = RopeTable {
         inv_freq: (0..dim / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / dim as f32)).collect(),
         mscale: 1.0,
     };
-    let embed = weight(&mut p, format, VOCAB, HIDDEN, 1.0, 0.0);
+    let embed = weight(&mut p, format, vocab, hidden, 1.0, 0.0);
     p.push(Tag(0), Op::Embed { table: embed, dst: x, scale: 1.0 });
     for layer in 0..2 {
         p.kv.push(KvSpec { heads: kv_heads, head_dim: dim });
@@ -150,10 +158,10 @@ pub(crate) fn transformer(format: Format, (heads, kv_heads): (usize, usize), lay
             };
             p.push(Tag(1), op);
         };
-        let w = weight(&mut p, Format::F32, 1, HIDDEN, 0.1, 1.0);
+        let w = weight(&mut p, Format::F32, 1, hidden, 0.1, 1.0);
         norm(&mut p, w);
-        for (dst, rows) in [(q, HIDDEN), (k, kv_heads * dim), (v, kv_heads * dim)] {
-            let w = weight(&mut p, format, rows, HIDDEN, 0.2, 0.0);
+        for (dst, rows) in [(q, hidden), (k, kv_heads * dim), (v, kv_heads * dim)] {
+            let w = weight(&mut p, format, rows, hidden, 0.2, 0.0);
             let bias = Some(weight(&mut p, Format::F32, 1, rows, 0.1, 0.0));
             p.push(Tag(2), Op::MatMul { src: normed, weight: w, bias, dst });
         }
@@ -175,21 +183,21 @@ pub(crate) fn transformer(format: Format, (heads, kv_heads): (usize, usize), lay
                 causal: true,
             },
         );
-        let w = weight(&mut p, format, HIDDEN, HIDDEN, 0.2, 0.0);
+        let w = weight(&mut p, format, hidden, hidden, 0.2, 0.0);
         p.push(Tag(5), Op::MatMul { src: attended, weight: w, bias: None, dst: delta });
         p.push(Tag(6), Op::Add { src: delta, dst: x });
-        let w = weight(&mut p, Format::F32, 1, HIDDEN, 0.1, 1.0);
+        let w = weight(&mut p, Format::F32, 1, hidden, 0.1, 1.0);
         norm(&mut p, w);
         for dst in [gate, up] {
-            let w = weight(&mut p, format, FFN, HIDDEN, 0.2, 0.0);
+            let w = weight(&mut p, format, ffn, hidden, 0.2, 0.0);
             p.push(Tag(7), Op::MatMul { src: normed, weight: w, bias: None, dst });
         }
         p.push(Tag(8), Op::Gate { gate, up, dst: gate, act: Act::Silu });
-        let w = weight(&mut p, format, HIDDEN, FFN, 0.2, 0.0);
+        let w = weight(&mut p, format, hidden, ffn, 0.2, 0.0);
         p.push(Tag(9), Op::MatMul { src: gate, weight: w, bias: None, dst: delta });
         p.push(Tag(10), Op::Add { src: delta, dst: x });
     }
-    let w = weight(&mut p, Format::F32, 1, HIDDEN, 0.1, 1.0);
+    let w = weight(&mut p, Format::F32, 1, hidden, 0.1, 1.0);
     let op = Op::Norm {
         kind: NormKind::Rms,
         src: x,
@@ -205,7 +213,7 @@ pub(crate) fn transformer(format: Format, (heads, kv_heads): (usize, usize), lay
     p
 }
 
-fn row(sequence: usize, position: usize, token: u32, want: Want) -> Row {
+pub(crate) fn row(sequence: usize, position: usize, token: u32, want: Want) -> Row {
     Row { sequence, position: position as u32, token, want }
 }
 

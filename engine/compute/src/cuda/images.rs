@@ -1,0 +1,112 @@
+//! The compiled kernels that are part of this binary, and which of them a device gets.
+//!
+//! `scripts/kernels` makes `built.zst` from `kernels/`: a line that says what is inside, then the images one after the
+//! other. A device gets the machine code for its own compute capability if there is some that its driver takes, else
+//! the newest PTX that it can run, which the driver compiles (and keeps for the next time).
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::driver::{Device, Module};
+use crate::error::{Error, Result};
+
+static BUILT: &[u8] = include_bytes!("built.zst");
+
+/// One image.
+struct Image {
+    /// `ptx_80` or `sm_90`.
+    name: String,
+    /// Version of the CUDA compiler that made it.
+    compiler: String,
+    /// PTX ends with a zero byte.
+    bytes: Vec<u8>,
+}
+
+/// The first line: `kernels <sha256 of the sources> <name>:<compiler>=<bytes> ...`.
+struct Built {
+    #[cfg_attr(not(test), allow(dead_code))] // its test is what it is for
+    sources: String,
+    images: Vec<Image>,
+}
+
+fn built() -> Result<Built> {
+    let broken = |what: &str| Error::Device(format!("the kernels in this binary are broken: {what}"));
+    let mut all = Vec::new();
+    let mut decoder = ruzstd::decoding::StreamingDecoder::new(BUILT).map_err(|e| broken(&e.to_string()))?;
+    decoder.read_to_end(&mut all).map_err(|e| broken(&e.to_string()))?;
+    let end = all.iter().position(|&b| b == b'\n').ok_or_else(|| broken("no first line"))?;
+    let line = String::from_utf8_lossy(&all[..end]).into_owned();
+    let mut words = line.split(' ').skip(1);
+    let sources = words.next().unwrap_or_default().to_string();
+    let mut at = end + 1;
+    let mut images = Vec::new();
+    for word in words {
+        let (name, len) = word.split_once('=').ok_or_else(|| broken(word))?;
+        let (name, compiler) = name.split_once(':').ok_or_else(|| broken(word))?;
+        let len: usize = len.parse().map_err(|_| broken(word))?;
+        let bytes = all.get(at..at + len).ok_or_else(|| broken(word))?.to_vec();
+        at += len;
+        images.push(Image { name: name.to_string(), compiler: compiler.to_string(), bytes });
+    }
+    Ok(Built { sources, images })
+}
+
+/// Loads the best image for a device. `only` names one instead (what the tests of old targets want).
+pub(super) fn load(device: &Arc<Device>, only: Option<&str>) -> Result<(Module, String)> {
+    let images = built()?.images;
+    let number = |name: &str, kind: &str| name.strip_prefix(kind).and_then(|n| n.parse::<u32>().ok());
+    //= F-GPU-117 F-GPU-118 F-GPU-138 F-GPU-139
+    let mut candidates: Vec<&Image> = match only {
+        Some(name) => images.iter().filter(|i| i.name == name).collect(),
+        None => images
+            .iter()
+            .filter(|i| match (number(&i.name, "sm_"), number(&i.name, "ptx_")) {
+                // Machine code runs on later minors of its major; PTX on everything later.
+                (Some(n), _) => n / 10 == device.capability / 10 && n <= device.capability,
+                (_, Some(n)) => n <= device.capability,
+                _ => false,
+            })
+            .collect(),
+    };
+    candidates.sort_by_key(|i| (!i.name.starts_with("sm_"), std::cmp::Reverse(number(&i.name, "ptx_"))));
+    let mut refused = Error::Device(format!("no kernels for compute capability {}", device.capability));
+    for image in candidates {
+        //= F-GPU-140
+        match Module::load(device, &image.bytes) {
+            Ok(module) => return Ok((module, format!("{} by CUDA {}", image.name, image.compiler))),
+            Err(e) => refused = e,
+        }
+    }
+    Err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn the_compiled_kernels_are_those_of_the_sources() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/kernels");
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+        files.sort();
+        let mut hash = Sha256::new();
+        for file in files {
+            hash.update(std::fs::read(&file).unwrap());
+        }
+        let now: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(built().unwrap().sources, now, "run scripts/kernels");
+    }
+
+    #[test]
+    fn every_ptx_ends_with_a_zero_and_names_its_target() {
+        let images = built().unwrap().images;
+        assert!(images.iter().any(|i| i.name == "ptx_70") && images.iter().any(|i| i.name == "ptx_80"));
+        for image in images.iter().filter(|i| i.name.starts_with("ptx_")) {
+            let text = std::str::from_utf8(&image.bytes).unwrap();
+            assert!(text.ends_with('\0'), "{}", image.name);
+            assert!(text.contains(&format!("release {}", image.compiler)), "{}", image.name);
+            assert!(text.contains(&format!(".target {}", image.name.replace("ptx", "sm"))), "{}", image.name);
+        }
+    }
+}

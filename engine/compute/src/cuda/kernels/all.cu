@@ -1,0 +1,4 @@
+// Everything, as one module.
+#include "product.cu"
+#include "rows.cu"
+#include "attend.cu"
