@@ -73,7 +73,7 @@ fn hear(events: &Receiver<Event>) -> Result<Heard> {
 
 /// Different prompts, lengths and ways of choosing.
 fn requests(model: &Understood, n: usize) -> Vec<Request> {
-    let ask = ["How are you?", "Count the ducks on the pond, please.", "Hello!", "What is the capital of France?"];
+    let ask = ["How are you?", "Count the ducks on the pond, please.", "Good day!", "What is the capital of France?"];
     (0..n)
         .map(|i| {
             let text = format!("{} {}", ask[i % ask.len()], "Please. ".repeat(i % 7 * (i % 3)));
