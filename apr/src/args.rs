@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
-use engine::api::{TraceConfig, TraceFormat, TraceStep};
+use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
 
 pub use serving::ServeArgs;
 
@@ -27,6 +27,10 @@ pub struct Args {
 pub enum Command {
     /// Answer one prompt
     Run(Box<RunArgs>),
+    /// Verify a model in ten stages, from its tokenizer to its answers
+    Check(CheckArgs),
+    /// Run two models in step, and name the first operation at which they part
+    Diff(DiffArgs),
     /// Talk with a model
     Chat(Box<ChatArgs>),
     /// Answer over HTTP: OpenAI's API and more
@@ -206,6 +210,62 @@ pub struct ReplayArgs {
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+/// Flags of `apr check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    pub model: PathBuf,
+    /// On every backend of this build, not only on the one that `run` uses
+    #[arg(long)]
+    pub all_backends: bool,
+    /// Also in step with the oracle backend, operation by operation; slow on a large model
+    #[arg(long)]
+    pub deep: bool,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Run on the GPU or fail
+    #[arg(long, conflicts_with = "no_gpu")]
+    pub gpu: bool,
+    /// Run on the CPU
+    #[arg(long)]
+    pub no_gpu: bool,
+    /// One JSON object instead of the table, on failure too
+    #[arg(long)]
+    pub json: bool,
+    /// What every stage measured
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+impl CheckArgs {
+    /// For the engine.
+    pub fn options(&self) -> CheckOptions {
+        CheckOptions { threads: self.threads, gpu: self.gpu, all_backends: self.all_backends }
+    }
+}
+
+/// Flags of `apr diff`.
+#[derive(Debug, clap::Args)]
+pub struct DiffArgs {
+    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    pub first: PathBuf,
+    /// The same model in another container or number format
+    pub second: PathBuf,
+    /// How far apart outputs may be: length of the difference over length
+    #[arg(long, value_name = "X", default_value_t = 0.2)]
+    pub limit: f64,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Every operation
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// Whether JSON was asked for, for errors that come before or instead of parsed flags.

@@ -8,22 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use compute::Interest;
 use compute::cpu::Cpu;
 use compute::cpu::isa::Isa;
+use compute::plain::Plain;
+use compute::{Backend, Interest};
 
 use crate::chat;
+pub use crate::check::CheckResult;
 use crate::error::{Error, Kind, Place, Result};
 use crate::file;
+use crate::guard;
 use crate::knobs;
 use crate::limits;
 use crate::sample::Sampling;
 use crate::sample::settings::Asked;
 use crate::serve;
-use crate::session::{Answer, Event, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
+use crate::session::{Answer, Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
 use crate::term::{self, Terminal};
 use crate::text;
 use crate::trace::{self, Trace, Traced};
+use crate::twin::{self, Comparison};
 
 /// Configuration for inference.
 #[derive(Clone, Debug)]
@@ -151,13 +155,6 @@ pub struct ServeConfig {
     pub gpu: bool,
 }
 
-/// What the ten-stage verification found.
-#[derive(Clone, Debug, Default)]
-pub struct CheckResult {
-    /// Name and outcome of each stage, in order.
-    pub stages: Vec<(String, std::result::Result<String, String>)>,
-}
-
 /// What the structs of the specification leave open.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -256,8 +253,13 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
         let mut loaded = load(config, options, &Interest::Nothing)?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         observer.event(Event::Loaded(&loaded, load_ms))?;
-        let answer = answer(&mut loaded, config, options, observer)?;
-        return Ok(outcome(answer, &loaded, load_ms, start));
+        return match answer(&mut loaded, config, options, observer) {
+            Ok(answer) => Ok(outcome(answer, &loaded, load_ms, start)),
+            Err(e) => {
+                drop(loaded);
+                Err(explained(e, config, options))
+            }
+        };
     };
     let sink = asked.output.as_deref().map(trace::Sink::open).transpose()?;
     let mut trace = Trace::new(asked.steps.clone(), asked.verbose);
@@ -282,7 +284,8 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
         Some(sink) => sink.write(&output.json)?,
         None => observer.event(Event::Trace(&output.json))?,
     }
-    Ok(Outcome { trace: Some(output), ..outcome(answered?, &loaded, load_ms, start) })
+    let answered = answered.map_err(|e| explained(e, config, options))?;
+    Ok(Outcome { trace: Some(output), ..outcome(answered, &loaded, load_ms, start) })
 }
 
 fn outcome(answer: Answer, loaded: &Loaded, load_ms: f64, start: Instant) -> Outcome {
@@ -336,7 +339,35 @@ fn answer(
         stops: options.stops.clone(),
         prefill_chunk: options.prefill_chunk,
     };
-    Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)
+    let answer = Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)?;
+    //= F-JID-271
+    if !options.raw && answer.finish == Finish::Eos && answer.tokens.is_empty() {
+        let warning = "the model ended its answer before the first token; the prompt format may be wrong (see --verbose), \
+            or the model is damaged (see `apr check`)";
+        observer.event(Event::Warning(warning))?;
+    }
+    Ok(answer)
+}
+
+/// Finds out where numbers that broke a run began: the same once more, with every operation looked at.
+fn explained(error: Error, config: &InferenceConfig, options: &Options) -> Error {
+    struct Looking(guard::Beginning);
+    impl Observer for Looking {
+        fn event(&mut self, _: Event<'_>) -> Result<()> {
+            Ok(())
+        }
+        fn tap(&mut self) -> Option<&mut dyn compute::backend::Tap> {
+            Some(&mut self.0)
+        }
+    }
+    if error.kind != Kind::Inference {
+        return error;
+    }
+    let mut looking = Looking(guard::Beginning::default());
+    // That it fails again is the point.
+    let _failed = load(config, options, &Interest::Everything)
+        .and_then(|mut loaded| answer(&mut loaded, config, options, &mut looking));
+    looking.0.explain(error)
 }
 
 /// The default, what the model recommends if that is wanted, and what was asked for, in this order.
@@ -427,11 +458,48 @@ pub async fn run_serve(config: ServeConfig) -> Result<()> {
     serve::run_elsewhere(config, serve::Options::default(), term::serving).await
 }
 
-/// Run 10-stage pipeline verification. Not built yet: says so.
-pub fn check_model(_path: &Path) -> Result<CheckResult> {
-    Err(not_built("check"))
+/// Run 10-stage pipeline verification, on the backend that [`run`] would use.
+pub fn check_model(path: &Path) -> Result<CheckResult> {
+    check_on(path, &backend(None)?, None)
 }
 
-fn not_built(what: &str) -> Error {
-    Error::new(Kind::Unsupported, format!("{what} is not built yet")).hint("this build has `apr run`")
+/// Which backends [`check`] measures on.
+#[derive(Clone, Debug, Default)]
+pub struct CheckOptions {
+    /// Worker threads; all cores if none.
+    pub threads: Option<usize>,
+    /// On the GPU or not at all.
+    pub gpu: bool,
+    /// On every backend of this build, the oracle too.
+    pub all_backends: bool,
+}
+
+/// Ten stages on the backend that [`run`] would use with these options, or on all of them.
+pub fn check(path: &Path, options: &CheckOptions) -> Result<Vec<CheckResult>> {
+    if options.gpu {
+        return Err(no_gpu());
+    }
+    let cpu = backend(options.threads)?; //= F-CHECK-230
+    let backends: &[&dyn Backend] = if options.all_backends { &[&cpu, &Plain] } else { &[&cpu] };
+    backends.iter().map(|backend| check_on(path, *backend, None)).collect()
+}
+
+/// How far the outputs of two backends may be apart: activations in int8 add up over the layers.
+const BACKENDS_APART: f64 = 0.1;
+
+/// A model in step on the backend that [`run`] would use and on the oracle.
+pub fn beside_the_oracle(path: &Path, threads: Option<usize>) -> Result<Comparison> {
+    twin::compare_files((path, &backend(threads)?), (path, &Plain), BACKENDS_APART)
+}
+
+/// Two models in step on the backend that [`run`] would use.
+pub fn diff(a: &Path, b: &Path, threads: Option<usize>, limit: f64) -> Result<Comparison> {
+    let backend = backend(threads)?;
+    twin::compare_files((a, &backend), (b, &backend), limit)
+}
+
+/// The same on a backend of the caller's choice.
+pub fn check_on(path: &Path, backend: &dyn Backend, context: Option<usize>) -> Result<CheckResult> {
+    let mut loaded = Loaded::open_rewritten(path, backend, context, &Interest::Everything, |_| {})?;
+    crate::check::check(&mut loaded)
 }

@@ -20,6 +20,7 @@
 pub mod api;
 pub mod arch;
 pub mod chat;
+pub mod check;
 pub mod continuation;
 pub mod convert;
 pub mod error;
@@ -38,6 +39,7 @@ pub mod similar;
 pub mod term;
 pub mod text;
 pub mod trace;
+pub mod twin;
 
 pub use api::{
     ChatConfig, CheckResult, InferenceConfig, InferenceResult, Options, Outcome, ServeConfig, Silent, TraceConfig,

@@ -108,6 +108,20 @@ impl Loaded {
     pub fn counters(&self) -> compute::backend::Counters {
         self.runner.counters()
     }
+
+    /// Runs tokens from position 0 for all their logits, under a tap that may look at the model while it watches. Numbers
+    /// that are not finite are no error here: finding them is what this is for.
+    pub fn run_watched<'m, T: Tap>(&'m mut self, ids: &[u32], tap: impl FnOnce(&'m Model) -> T) -> Result<(T, Output)> {
+        let Loaded { understood, runner } = self;
+        understood.model.unchanged()?;
+        let table: Vec<u32> = (0..ids.len().div_ceil(KV_BLOCK) as u32).collect();
+        runner.reserve_blocks(table.len())?;
+        let row = |(i, &token): (usize, &u32)| Row { sequence: 0, position: i as u32, token, want: Want::Logits };
+        let rows: Vec<Row> = ids.iter().enumerate().map(row).collect();
+        let (mut tap, mut output) = (tap(&understood.model), Output::default());
+        runner.step(&Batch { rows: &rows, tables: &[&table] }, &mut output, &mut tap)?;
+        Ok((tap, output))
+    }
 }
 
 impl Understood {
@@ -412,12 +426,17 @@ impl<'m> Session<'m> {
         observer.event(Event::Prefilled { tokens: prompt.len() })?;
         answer.prefill_ms = start.elapsed().as_secs_f64() * 1e3;
         let decode = Instant::now();
+        let mut watch = guard::Watch::default();
         answer.finish = loop {
             if cancel.load(Ordering::Relaxed) {
                 break Finish::Cancelled;
             }
             let id = self.choose(&mut continuation)?;
             observer.event(Event::Chosen(id))?;
+            let warning = self.output.rows.last().and_then(|row| watch.token(id, row, self.tokens.len()));
+            if let Some(warning) = warning {
+                observer.event(Event::Warning(&warning))?;
+            }
             let taken = continuation.take(id, &known.tokenizer);
             if taken.finish == Some(Finish::Eos) {
                 break Finish::Eos;

@@ -4,13 +4,15 @@
 //! Colour is for people: `anstream` decides for each stream (a terminal, `NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and this
 //! file asks it. With `--json`, standard output is one object whatever happens.
 
+pub mod check;
 mod progress;
 mod serving;
 mod spinner;
+pub mod twin;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anstyle::{AnsiColor, Style};
 
@@ -32,6 +34,12 @@ const KEY: Style = Style::new().dimmed();
 
 /// Whether the one JSON object is out.
 static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// Warnings that were shown and not yet summed up.
+static WARNINGS: AtomicUsize = AtomicUsize::new(0);
+
+/// Why nothing runs on a GPU.
+const NO_GPU: &str = "this build has no GPU backend";
 
 /// How much to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +114,7 @@ impl Terminal {
             format!("  Name: {}", display_name(m)),
             format!("  Tensors: {} (matrices: {})", m.tensor_count, formats.join(", ")),
             format!("Backend: {}", loaded.backend()), //= F-UX-031
+            format!("Device: CPU, because {NO_GPU}"), //= F-JID-275
             format!("Model loaded in {load_ms:.2}ms"),
             format!("Architecture: {}, Hidden: {}, Layers: {}", m.arch.name, h.hidden, h.layers), //= F-UX-028
             format!("  Heads: {}, K/V heads: {}, Head size: {}, FFN: {}", h.heads, h.kv_heads, h.head_dim, h.ffn),
@@ -152,6 +161,7 @@ impl Terminal {
                 "tokens_per_second": a.tokens_per_second(),
                 "trace": outcome.trace.as_ref().map(|t| &t.json),
                 "warnings": self.warnings,
+                "summary": {"warnings": self.warnings.len(), "errors": 0},
             }))?;
         } else {
             self.line_end(&a.text)?;
@@ -171,6 +181,7 @@ impl Terminal {
                 self.detail(&line);
             }
         }
+        sum_up(0);
         Ok(())
     }
 
@@ -203,6 +214,9 @@ impl Observer for Terminal {
                     note(&format!("{WARNING}warning:{WARNING:#} {line}"));
                 }
                 self.warnings.push(line);
+                if self.level != Level::Quiet {
+                    WARNINGS.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Event::Sampling(sampling) if self.level == Level::Verbose => {
                 self.detail(&format!("Sampling: {}", sampling.describe()));
@@ -219,6 +233,17 @@ impl Observer for Terminal {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// The last line of a run that warned: warnings stand above the answer and scroll away. A clean run has none, and an
+/// error without warnings is its own summary.
+//= F-JID-280
+fn sum_up(errors: usize) {
+    let count = WARNINGS.swap(0, Ordering::Relaxed);
+    let of = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    if count > 0 {
+        note(&format!("summary: {}, {}", of(count, "warning"), of(errors, "error")));
     }
 }
 
@@ -277,6 +302,7 @@ pub fn fail(error: &Error, json: bool) {
         let hint = error.hint.as_ref().map(|h| format!("; {HINT}{}{HINT:#}", printable(h, MESSAGE_CHARS_MAX)));
         let what = line(&Error { hint: None, ..error.clone() });
         let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {what}{}", hint.unwrap_or_default());
+        sum_up(1);
     }
     if json {
         fail_json(error);

@@ -11,6 +11,7 @@ pub static TABLE: &[(&str, &str)] = &[
     ("FALSIFY_GOLDEN", "folder of oracle output (default: golden/)"),
     ("FALSIFY_MODELS", "folder of real weights on which the same rows run too (default: none)"),
     ("FALSIFY_OUT", "where cargo test writes its report (default: target/falsify)"),
+    ("FALSIFY_DAMAGES", "damaged models of each kind that F-CRIT-005 tries (default: 2)"),
     ("FALSIFY_GATE", "1: exit 1 also when the release gate is not met"),
 ];
 
@@ -18,6 +19,11 @@ pub static TABLE: &[(&str, &str)] = &[
 pub fn path(name: &str) -> Option<PathBuf> {
     debug_assert!(TABLE.iter().any(|(n, _)| *n == name), "{name} is not in the table");
     std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+/// How many damages of each kind were asked for.
+pub fn damages() -> Option<u64> {
+    path("FALSIFY_DAMAGES")?.to_str()?.parse().ok()
 }
 
 /// Whether a switch of the table is on.

@@ -67,6 +67,27 @@ impl Screens {
     }
 }
 
+/// In which columns of a terminal of this width each line of a table has its borders.
+#[cfg(unix)]
+pub fn borders(bytes: &[u8], width: u16) -> Vec<Vec<u16>> {
+    use std::num::NonZeroU16;
+    const ROWS: NonZeroU16 = NonZeroU16::new(60).unwrap();
+    let mut terminal = vt100::Parser::new(ROWS, NonZeroU16::new(width).unwrap_or(NonZeroU16::MIN), 0);
+    terminal.process(bytes);
+    let screen = terminal.screen();
+    let is_border = |row: u16, column: u16| {
+        screen.cell(row, column).is_some_and(|c| matches!(c.contents().chars().next(), Some('\u{2502}'..='\u{253c}')))
+    };
+    let of_row = |row: u16| (0..width).filter(|c| is_border(row, *c)).collect::<Vec<u16>>();
+    (0..ROWS.get()).map(of_row).filter(|b| !b.is_empty()).collect()
+}
+
+/// There is no pseudo-terminal here.
+#[cfg(not(unix))]
+pub fn borders(_: &[u8], _: u16) -> Vec<Vec<u16>> {
+    Vec::new()
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;

@@ -1,7 +1,9 @@
 //! One file per command.
 
 mod chat;
+mod check;
 mod convert;
+mod diff;
 mod replay;
 mod run;
 mod serve;
@@ -16,6 +18,8 @@ use crate::args::{Args, Command};
 pub fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Run(args) => run::execute(&args),
+        Command::Check(args) => check::execute(&args),
+        Command::Diff(args) => diff::execute(&args),
         Command::Chat(args) => chat::execute(&args),
         Command::Serve(args) => serve::execute(&args),
         Command::Replay(args) => replay::execute(&args),

@@ -11,9 +11,10 @@ use std::time::Duration;
 use chat::{f_cli_004, f_cli_013b, f_cli_014b};
 use serde_json::Value;
 
-use super::Check;
+use super::{Check, check};
 use crate::ask::{self, OPEN_PROMPT, PROMPTS, answered, ask, closed, printed, report};
 use crate::bad::command_line::{self, End};
+use crate::checkup::{checked, told, verdicts};
 use crate::child::{Exit, Output, Run};
 use crate::screen::{Screens, spins, without_escapes};
 use crate::server;
@@ -26,6 +27,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CLI-001", f_cli_001),
     ("F-CLI-002", f_cli_002),
     ("F-CLI-003", f_cli_003),
+    ("F-CLI-006", f_cli_006),
     ("F-CLI-004", f_cli_004),
     ("F-CLI-005", f_cli_005),
     ("F-CLI-007", f_cli_007),
@@ -544,5 +546,27 @@ pub fn f_cli_018(s: &Subject) -> Attempt {
             }
         }
     }
+    t.done()
+}
+
+/// `apr check` runs ten stages, in order.
+pub fn f_cli_006(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr check on both fixtures, as text and as JSON");
+    for q in ["q8_0", "q4_k_m"] {
+        let model = s.fixture(q)?;
+        let out = checked(s, &model, &[])?;
+        let text = out.out();
+        let cell = |l: &str, i: usize| l.split('│').nth(i).unwrap_or_default().trim().to_string();
+        let rows: Vec<(String, String)> =
+            text.lines().map(|l| (cell(l, 1), cell(l, 2))).filter(|(n, _)| n.parse::<u32>().is_ok()).collect();
+        let want: Vec<(String, String)> =
+            check::TABLE.iter().enumerate().map(|(i, (name, _))| ((i + 1).to_string(), name.to_string())).collect();
+        t.hold(rows == want, || out.refute("ten stages in order", format!("{rows:?}"), format!("{want:?}")))?;
+        t.hold(out.code() == Some(0), || out.refute("exit code 0", format!("{:?}", out.code()), "0"))?;
+        let (out, object) = told(s, &model, &[])?;
+        t.hold(verdicts(&object) == ["passed"; 10], || out.refute("ten in JSON", object.to_string(), "ten passed"))?;
+    }
+    let out = s.apr(["check"]).judged()?;
+    t.hold(out.code() == Some(2), || out.refute("without a model, a usage error", format!("{:?}", out.code()), "2"))?;
     t.done()
 }

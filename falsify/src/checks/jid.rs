@@ -3,6 +3,8 @@
 //! Bad files come from the tables in `bad`, whose refusals `refusal.rs` judges; here it is asked whether a person is
 //! told enough. Everything is read off `apr`'s standard error.
 
+mod guards;
+
 use engine::Kind;
 
 use super::Check;
@@ -21,14 +23,21 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-JID-261", f_jid_261),
     ("F-JID-262", f_jid_262),
     ("F-JID-263", f_jid_263),
+    ("F-JID-264", guards::f_jid_264),
     ("F-JID-265", f_jid_265),
     ("F-JID-266", f_jid_266),
     ("F-JID-267", f_jid_267),
     ("F-JID-268", f_jid_268),
+    ("F-JID-269", guards::f_jid_269),
+    ("F-JID-270", guards::f_jid_270),
+    ("F-JID-271", guards::f_jid_271),
     ("F-JID-272", f_jid_272),
     ("F-JID-273", f_jid_273),
+    ("F-JID-274", guards::f_jid_274),
+    ("F-JID-275", guards::f_jid_275),
     ("F-JID-277", f_jid_277),
     ("F-JID-278", f_jid_278),
+    ("F-JID-280", guards::f_jid_280),
 ];
 
 // ---- files that contradict themselves
@@ -219,7 +228,9 @@ fn clamped(t: &mut Tally, s: &Subject, flag: &str, bad: &[&str], instead: &str, 
     for value in bad {
         let out = ask_with(value, &[])?;
         let err = out.err();
-        let one = err.lines().filter(|l| l.starts_with("warning: ")).count() == 1 && err.lines().count() == 1;
+        // The last line sums up: F-JID-280.
+        let told: Vec<&str> = err.lines().filter(|l| !l.starts_with("summary: ")).collect();
+        let one = told.len() == 1 && told[0].starts_with("warning: ");
         t.hold(one, || out.refute("one warning and nothing else", &*err, "one line"))?;
         for word in [flag, value, &format!("using {instead}")] {
             t.hold(err.contains(word), || out.refute("the warning names flag, value and what is used", &*err, word))?;

@@ -6,6 +6,7 @@
 //! broken ones.
 
 pub mod apr;
+pub mod check;
 pub mod cli;
 pub mod cpu;
 pub mod crit;
@@ -28,6 +29,7 @@ pub type Check = fn(&Subject) -> Attempt;
 /// Every file of checks: its name, and the checks by row id.
 pub static ALL: &[(&str, &[(&str, Check)])] = &[
     ("apr", apr::CHECKS),
+    ("check", check::CHECKS),
     ("cli", cli::CHECKS),
     ("cpu", cpu::CHECKS),
     ("crit", crit::CHECKS),

@@ -19,7 +19,7 @@ pub struct Real {
 
 /// What the real program did when its streams were caught.
 pub(super) struct Caught {
-    code: u8,
+    pub(super) code: u8,
     pub(super) stdout: Vec<u8>,
     pub(super) stderr: Vec<u8>,
 }

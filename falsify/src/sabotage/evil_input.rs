@@ -109,6 +109,32 @@ pub static ALL: &[Saboteur] = &[
             }
         })
     }),
+    fixtures("letter-made-control", "the sign ^ is a control token, which prints nothing", |folder| {
+        each(folder, |bytes, layout| {
+            let (tokens, types) = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type");
+            let (Some(tokens), Some(types)) = (layout.value(tokens), layout.value(types)) else { return };
+            let strings = strings_of(bytes, &tokens);
+            if let Some(id) = strings.iter().position(|s| bytes[s.start + 8..s.end] == *b"^") {
+                let at = types.start + 12 + 4 * id;
+                bytes[at..at + 4].copy_from_slice(&3u32.to_le_bytes());
+            }
+        })
+    }),
+    fixtures("embedding-row-zeroed", "the vector of one word is all zeros", |folder| {
+        each(folder, |bytes, layout| {
+            if let Some(table) = layout.tensor("token_embd.weight") {
+                let (start, row) = (table.data.start, table.row_bytes());
+                bytes[start + 300 * row..start + 301 * row].fill(0);
+            }
+        })
+    }),
+    fixtures("embedding-rotated", "every token has the vector of its neighbour, in the LM head too", |folder| {
+        each(folder, |bytes, layout| {
+            if let Some(table) = layout.tensor("token_embd.weight") {
+                bytes[table.data.clone()].rotate_left(table.row_bytes());
+            }
+        })
+    }),
     fixtures("layer-duplicated", "the first layer's feed-forward output stands in for the second's too", |folder| {
         each(folder, |bytes, layout| {
             let of = |layer: &str| layout.tensors.iter().find(|t| t.name == format!("blk.{layer}.ffn_down.weight"));
@@ -125,9 +151,9 @@ pub static ALL: &[Saboteur] = &[
 // ---- where things stand
 
 /// A good GGUF file, taken apart.
-struct Layout {
+pub(crate) struct Layout {
     keys: Vec<Key>,
-    tensors: Vec<Part>,
+    pub(crate) tensors: Vec<Part>,
 }
 
 struct Key {
@@ -137,12 +163,21 @@ struct Key {
     value: Range<usize>,
 }
 
-struct Part {
-    name: String,
-    format: Format,
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) format: Format,
+    /// Values in a row.
+    pub(crate) cols: usize,
     /// Where the file has the number of its type.
     type_at: usize,
-    data: Range<usize>,
+    pub(crate) data: Range<usize>,
+}
+
+impl Part {
+    /// Bytes of a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.cols / self.format.0.block_len * self.format.0.block_bytes
+    }
 }
 
 /// Bytes of a value of these types; strings and arrays say themselves how long they are.
@@ -180,7 +215,8 @@ impl Layout {
             let spec = Format::from_ggml(u32_at(dims.end)?)?;
             let offset = u64_at(dims.end + 4)?;
             let name = String::from_utf8_lossy(bytes.get(name)?).into_owned();
-            layout.tensors.push(Part { name, format: spec, type_at: dims.end, data: 0..0 });
+            let cols = u64_at(dims.start)?;
+            layout.tensors.push(Part { name, format: spec, cols, type_at: dims.end, data: 0..0 });
             extents.push((offset, weights / spec.0.block_len * spec.0.block_bytes));
             at = dims.end + 12;
         }
@@ -192,8 +228,13 @@ impl Layout {
         Some(layout)
     }
 
+    /// The tensor of this name.
+    pub(crate) fn tensor(&self, name: &str) -> Option<&Part> {
+        self.tensors.iter().find(|t| t.name == name)
+    }
+
     /// The bytes of a key's value.
-    fn value(&self, key: &str) -> Option<Range<usize>> {
+    pub(crate) fn value(&self, key: &str) -> Option<Range<usize>> {
         self.keys.iter().find(|k| k.text == key).map(|k| k.value.clone())
     }
 }
@@ -226,7 +267,7 @@ fn strings_of(bytes: &[u8], array: &Range<usize>) -> Vec<Range<usize>> {
 // ---- changing them
 
 /// Changes one file, whose parts are known. Files in which there is nothing to change stay as they are.
-fn change(file: &Path, how: impl FnOnce(&mut Vec<u8>, &Layout)) -> io::Result<()> {
+pub(crate) fn change(file: &Path, how: impl FnOnce(&mut Vec<u8>, &Layout)) -> io::Result<()> {
     let mut bytes = std::fs::read(file)?;
     let layout = Layout::of(&bytes).ok_or_else(|| io::Error::other(format!("{} is no GGUF", file.display())))?;
     how(&mut bytes, &layout);

@@ -8,6 +8,7 @@ pub mod evil_apr;
 pub mod evil_backend;
 pub mod evil_bundle;
 pub mod evil_chat;
+pub mod evil_check;
 pub mod evil_folder;
 pub mod evil_input;
 pub mod evil_prompt;
@@ -76,6 +77,7 @@ impl Means {
 pub static ALL: &[&[Saboteur]] = &[
     evil_apr::ALL,
     evil_backend::ALL,
+    evil_check::ALL,
     evil_bundle::ALL,
     evil_chat::ALL,
     evil_folder::ALL,

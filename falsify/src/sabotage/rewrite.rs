@@ -79,6 +79,24 @@ pub static ALL: &[Saboteur] = &[
     rewrite("ffn-identity", "feed-forward layers add nothing", |p| {
         p.steps.retain(|s| !matches!(untag(s.tag), Some((_, Stage::FfnAdd))));
     }),
+    rewrite("qkv-zeroed", "values of the second layer are all zeros", |p| {
+        replace(p, |p, step| {
+            let Op::MatMul { src, weight, dst, .. } = step.op else { return None };
+            if untag(step.tag) != Some((1, Stage::V)) {
+                return None;
+            }
+            let (rows, cols) = (p.w(weight).rows, p.w(weight).cols);
+            let weight = tensor(p, rows, cols, &vec![0.0; rows * cols]);
+            Some(vec![Step { op: Op::MatMul { src, weight, bias: None, dst }, tag: step.tag }])
+        });
+    }),
+    rewrite("attention-one-hot", "scores are a thousand times as large: every head looks at one place", |p| {
+        attends(p, |op| {
+            if let Op::Attend { scale, .. } = op {
+                *scale *= 1000.0;
+            }
+        })
+    }),
     rewrite("norm-unnormalised", "norms multiply by their weight and do nothing else", norm_dropped),
     rewrite("norm-centred", "norms take the mean away first", |p| {
         for step in &mut p.steps {

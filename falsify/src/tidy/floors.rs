@@ -35,6 +35,7 @@ const MODULES: &[(&str, u8)] = &[
     ("serve", 4),
     ("term", 4),
     ("trace", 4),
+    ("twin", 4),
 ];
 
 /// What a folder must not mention beside that.

@@ -1,0 +1,24 @@
+//! `apr check`: ten stages of a model, measured.
+
+use std::process::ExitCode;
+
+use engine::{Kind, Result, api, term};
+
+use crate::args::CheckArgs;
+use crate::{interrupt, source};
+
+/// Runs them. Success is all ten, on every backend that was asked for.
+//= F-CLI-006
+pub fn execute(args: &CheckArgs) -> Result<ExitCode> {
+    // Nothing is lost by ending at once.
+    let _cancel = interrupt::watch()?;
+    let model = source::resolve(&args.model)?;
+    let results = api::check(&model, &args.options())?;
+    let deep = if args.deep { Some(api::beside_the_oracle(&model, args.threads)?) } else { None };
+    term::check::show(&results, deep.as_ref(), args.json, args.verbose)?;
+    let parted = deep.is_some_and(|d| d.parted.is_some());
+    Ok(match !parted && results.iter().all(|r| r.all_passed()) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(Kind::Inference.exit_code()),
+    })
+}

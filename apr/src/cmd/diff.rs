@@ -1,0 +1,21 @@
+//! `apr diff`: two models in step, and the first operation at which they part.
+
+use std::process::ExitCode;
+
+use engine::{Kind, Result, api, term};
+
+use crate::args::DiffArgs;
+use crate::{interrupt, source};
+
+/// Compares. Success is that they do not part.
+pub fn execute(args: &DiffArgs) -> Result<ExitCode> {
+    // Nothing is lost by ending at once.
+    let _cancel = interrupt::watch()?;
+    let (a, b) = (source::resolve(&args.first)?, source::resolve(&args.second)?);
+    let comparison = api::diff(&a, &b, args.threads, args.limit)?;
+    term::twin::show(&comparison, args.json, args.verbose)?;
+    Ok(match comparison.parted {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::from(Kind::Inference.exit_code()),
+    })
+}
