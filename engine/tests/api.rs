@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use engine::{InferenceConfig, Kind, Options, Silent, TraceConfig, run, run_inference};
+use engine::{InferenceConfig, Kind, Options, ServeConfig, Silent, TraceConfig, run, run_inference, serve};
 
 /// The smallest model among the fixtures.
 fn model() -> PathBuf {
@@ -112,4 +112,26 @@ fn a_trace_has_no_gap() {
     let summary = |name: &str| json["summary"][name].as_f64().unwrap();
     let told = summary("stages_ms") + summary("tracing_ms");
     assert!((told / summary("duration_ms") - 1.0).abs() < 0.05, "{}", json["summary"]);
+}
+
+#[test]
+fn a_server_ends_when_it_is_told_to_when_nobody_waits_for_it_and_without_a_model() {
+    let config = |path: PathBuf| ServeConfig { model_path: path, host: "127.0.0.1".into(), port: 0, gpu: false };
+    let options = serve::Options::default();
+    let shutdown = options.shutdown.clone();
+    let until_ready = move |notice: serve::Notice<'_>| {
+        if let serve::Notice::Ready { .. } = notice {
+            shutdown.begin();
+        }
+        Ok(())
+    };
+    serve::run(&config(model()), &options, until_ready).unwrap();
+    let missing = serve::run(&config("nothing.gguf".into()), &serve::Options::default(), |_| Ok(()));
+    assert_eq!(missing.unwrap_err().kind, Kind::NotFound);
+    let options = serve::Options::default();
+    let shutdown = options.shutdown.clone();
+    let mut future = Box::pin(serve::run_elsewhere(config(model()), options, |_| Ok(())));
+    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(future);
+    assert!(shutdown.has_begun());
 }

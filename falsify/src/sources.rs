@@ -38,12 +38,12 @@ pub fn functions(tree: &Tree) -> Vec<Function> {
 }
 
 /// Pairs of functions of at least `lines` lines with the same body, one of each kind.
-pub fn twins<'a>(
-    all: &'a [Function],
+pub fn twins(
+    all: &[Function],
     lines: usize,
     one: impl Fn(&Function) -> bool,
     other: impl Fn(&Function) -> bool,
-) -> Vec<(&'a Function, &'a Function)> {
+) -> Vec<(&Function, &Function)> {
     let long = |f: &&Function| f.lines >= lines;
     let of_other: Vec<&Function> = all.iter().filter(long).filter(|f| other(f)).collect();
     let mut found = Vec::new();

@@ -119,7 +119,8 @@ impl Shutdown {
         self.0.send_replace(true);
     }
 
-    fn has_begun(&self) -> bool {
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
         *self.0.borrow()
     }
 
