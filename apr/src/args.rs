@@ -41,12 +41,12 @@ pub enum Command {
 pub struct ConvertArgs {
     /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
     pub input: PathBuf,
-    /// File to write
+    /// File to write; for SafeTensors a folder, in HuggingFace's layout (`name/`)
     pub output: PathBuf,
     /// What to write [default: what the output is called]
-    #[arg(long, value_name = "CONTAINER", value_parser = ["gguf", "apr"])]
+    #[arg(long, value_name = "CONTAINER", value_parser = ["gguf", "apr", "safetensors"])]
     pub to: Option<String>,
-    /// Replace the output if it is there already
+    /// Replace the output if it is there already; of folders, only one that holds nothing but a model
     #[arg(short, long)]
     pub force: bool,
     /// One JSON object that says what was done

@@ -275,11 +275,16 @@ fn in_range(n: u64, max: usize, key: &str) -> Result<usize> {
 }
 
 /// What files call an activation function.
-fn act_names(act: Act) -> &'static [&'static str] {
+pub(crate) fn act_names(act: Act) -> &'static [&'static str] {
     match act {
         Act::Silu => &["silu", "swish"],
         Act::GeluTanh => &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"],
     }
+}
+
+/// Whether a tensor is one that old checkpoints keep although it follows from the configuration.
+pub(crate) fn is_derived(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
 }
 
 fn no_tensor(name: &str) -> Error {
@@ -355,8 +360,8 @@ impl Table<'_> {
     //= F-APR-069
     fn leftovers(&self) -> Result<Option<String>> {
         let taken = self.taken.borrow();
-        // Old checkpoints keep what follows from the configuration; the divisors of RoPE went into its table.
-        let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq") || self.names.rope_freqs == Some(name);
+        // The divisors of RoPE went into its table.
+        let derived = |name: &str| is_derived(name) || self.names.rope_freqs == Some(name);
         let names = self.file.tensors.keys().chain(self.file.others.keys());
         let left: Vec<&String> = names.filter(|name| !taken.contains(*name) && !derived(name)).collect();
         let Some(first) = left.first() else { return Ok(None) };

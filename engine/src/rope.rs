@@ -37,8 +37,7 @@ pub fn from_metadata(
         let key = if said.is_some() { dims_key } else { keys.name("attention.head_count") };
         return Err(Error::malformed(format!("{dims} rotated elements in a head of {head_dim}")).at(Place::Key(key)));
     }
-    //= F-MATH-165
-    let base: Vec<f64> = (0..dims / 2).map(|i| theta.powf(-2.0 * i as f64 / dims as f64)).collect();
+    let base = plain(theta, dims);
     //= F-GGUF-056
     let kind_key = keys.name("rope.scaling.type");
     let kind = meta.string(&kind_key)?.unwrap_or("none");
@@ -69,6 +68,12 @@ pub fn from_metadata(
     }
     let inv_freq = crate::model::shared(inv_freq);
     Ok(Scaled { table: RopeTable { inv_freq, mscale: mscale as f32 }, theta, description })
+}
+
+/// Frequencies without scaling: one for each pair of rotated elements.
+//= F-MATH-165
+pub fn plain(theta: f64, dims: usize) -> Vec<f64> {
+    (0..dims / 2).map(|i| theta.powf(-2.0 * i as f64 / dims as f64)).collect()
 }
 
 struct Keys<'a> {
@@ -139,12 +144,44 @@ fn llama3(keys: &Keys<'_>, base: &[f64], context: usize) -> Result<(Vec<f64>, f6
         return Err(Error::malformed(format!("{high} is not above the low factor, {low}"))
             .at(Place::Key(keys.name("rope.scaling.high_freq_factor"))));
     }
+    Ok((slide(base, factor, low, high, original), 1.0, "llama3".into()))
+}
+
+fn slide(base: &[f64], factor: f64, low: f64, high: f64, original: f64) -> Vec<f64> {
     let scaled = base.iter().map(|&f| {
         let wavelength = 2.0 * std::f64::consts::PI / f;
         let keep = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);
         (1.0 - keep) * f / factor + keep * f
     });
-    Ok((scaled.collect(), 1.0, "llama3".into()))
+    scaled.collect()
+}
+
+/// The numbers of a llama3 scaling.
+pub struct Llama3 {
+    /// What long waves are divided by.
+    pub factor: f64,
+    /// Waves longer than the first context over this are long.
+    pub low: f64,
+    /// Waves shorter than the first context over this are short.
+    pub high: f64,
+    /// The first context.
+    pub original: u64,
+}
+
+/// The numbers behind a table whose divisors came as a tensor. Llama 3's factors are 1 and 4 in every file; the first
+/// context is a power of two up to the model's. `None` if no such numbers give this very table.
+pub fn llama3_numbers(table: &RopeTable, theta: f64, context: usize) -> Option<Llama3> {
+    let base = plain(theta, 2 * table.inv_freq.len());
+    let (low, high) = (1.0, 4.0);
+    // The longest wave is divided by all of it.
+    let factor = (base.last()? / f64::from(*table.inv_freq.last()?) * 1024.0).round() / 1024.0;
+    let originals = (0..64).map(|bits| 1u64 << bits).take_while(|n| *n <= context as u64);
+    let same = |original: &u64| {
+        let ours = slide(&base, factor, low, high, *original as f64);
+        // The divisors were rounded to F32, and so was the quotient.
+        ours.iter().zip(table.inv_freq.iter()).all(|(a, b)| (a / f64::from(*b) - 1.0).abs() < 2e-7)
+    };
+    originals.into_iter().find(same).map(|original| Llama3 { factor, low, high, original })
 }
 
 /// Llama 3 stores what each frequency is divided by as a tensor.

@@ -1,6 +1,7 @@
 //! What the numbers of `.apr` files are, computed from the description of their dtypes and with none of the engine's code.
 
 use apr_format::v2::TensorDType;
+use engine::file::Value;
 
 use crate::forge::apr::values;
 use crate::oracle::half;
@@ -44,5 +45,13 @@ pub fn meant(name: &str, dtype: TensorDType, n: usize) -> Vec<f32> {
             })
             .collect(),
         _ => values,
+    }
+}
+
+/// A number as GGUF has it, where programs look for no wider one.
+pub fn in_singles(value: &Value) -> Value {
+    match value {
+        Value::Float(x) => Value::Float(f64::from(*x as f32)),
+        other => other.clone(),
     }
 }

@@ -194,7 +194,7 @@ def main():
     a = parse.parse_args()
     forge = shlex.split(a.forge)
     listed = subprocess.run([*forge, "--list"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
-    known = [FIXTURE] + [n for n in listed if n.startswith("hf-") and n not in ("hf-shape-0.5b", "hf-shards-f16", "hf-types")]
+    known = [FIXTURE] + [n for n in listed if n.startswith("hf-") and not n.startswith(("hf-shape-", "hf-shards-", "hf-types"))]
     if unknown := set(a.names) - set(known):
         sys.exit(f"no such model: {', '.join(sorted(unknown))}")
     OUT.mkdir(parents=True, exist_ok=True)

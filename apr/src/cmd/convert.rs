@@ -19,10 +19,9 @@ pub fn execute(args: &ConvertArgs) -> Result<ExitCode> {
         None => Target::of(&args.output),
     };
     let target = target.ok_or_else(|| {
-        let names: Vec<String> = Target::ALL.iter().map(|(name, _)| format!(".{name}")).collect();
         Error::new(Kind::Usage, format!("{} does not say what to write", quoted(&args.output.to_string_lossy())))
             .at(Place::Flag("--to".into()))
-            .hint(format!("end its name in {}, or use the flag", names.join(" or ")))
+            .hint("end its name in .gguf or .apr, in / for a folder of SafeTensors, or use the flag")
     })?;
     let input = source::resolve(&args.input)?;
     let cancel = interrupt::watch()?;
@@ -42,10 +41,13 @@ pub fn execute(args: &ConvertArgs) -> Result<ExitCode> {
     }
     if !args.quiet {
         for ((from, to), count) in &report.changed {
-            // Nothing is lost, and it takes more room.
-            let grown =
-                if *to == "F32" && *from != "F32" { ", without loss; the target has no such format" } else { "" };
-            term::note(&format!("{count} tensors: {from} is now {to}{grown}"));
+            // Nothing is lost, and it may take more room.
+            let how = match (*from, *to) {
+                (from, to) if from == to => "their rows are in the target's order".to_string(),
+                (from, "F32") => format!("{from} is now F32, without loss; the target has no such format"),
+                (from, to) => format!("{from} is now {to}"),
+            };
+            term::note(&format!("{count} tensors: {how}"));
         }
         term::note(&format!(
             "{} is {}: {} tensors, {} of them byte for byte",

@@ -7,6 +7,7 @@ use compute::program::{Act, NormKind, RopeLayout};
 pub static ARCH: Arch = Arch {
     name: "llama",
     display: "Llama",
+    class: "LlamaForCausalLM",
     gguf: Layout { names: &GGUF_NAMES, rope: RopeLayout::Interleaved },
     huggingface: Layout { names: &HUGGINGFACE_NAMES, rope: RopeLayout::Split },
     renamed: Layout { names: &RENAMED_NAMES, rope: RopeLayout::Interleaved },

@@ -22,6 +22,8 @@ pub struct Arch {
     pub name: &'static str,
     /// For people: `Qwen2`.
     pub display: &'static str,
+    /// What HuggingFace's code calls it: `Qwen2ForCausalLM`.
+    pub class: &'static str,
     /// Its tensors in GGUF.
     pub gguf: Layout,
     /// Its tensors as HuggingFace's code saves them.

@@ -7,6 +7,7 @@ use compute::program::{Act, NormKind, RopeLayout};
 pub static ARCH: Arch = Arch {
     name: "qwen2",
     display: "Qwen2",
+    class: "Qwen2ForCausalLM",
     gguf: Layout { names: &GGUF_NAMES, rope: RopeLayout::Split },
     huggingface: Layout { names: &HUGGINGFACE_NAMES, rope: RopeLayout::Split },
     renamed: Layout { names: &RENAMED_NAMES, rope: RopeLayout::Split },

@@ -1,4 +1,4 @@
-//! A file that is there whole or not at all.
+//! A file or a folder that is there whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -12,31 +12,121 @@ use crate::file::outgoing::unwritten;
 pub fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
     let shown = quoted(&path.to_string_lossy());
     let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
-    let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
+    if path.file_name().is_none() || path.is_dir() {
         return Err(Error::new(Kind::Usage, format!("{shown} is not the name of a file")));
+    }
+    let draft = Draft(beside(path, "part"));
+    let bytes = fill(&draft.0, make)?;
+    fs::rename(&draft.0, path).map_err(|e| failed(&e))?;
+    settle(path);
+    Ok(bytes)
+}
+
+/// Has `make` fill a folder under a temporary name beside `path`, by [`Folder::write`], and only then calls it `path`.
+/// Gives the size of its files. A folder that is there already is replaced if it holds nothing but a model.
+pub fn folder(path: &Path, make: impl FnOnce(&mut Folder) -> Result<()>) -> Result<u64> {
+    // Without a separator at the end, which is in the way of renaming.
+    let path: PathBuf = path.components().collect();
+    let shown = quoted(&path.to_string_lossy());
+    let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
+    if path.file_name().is_none() {
+        return Err(Error::new(Kind::Usage, format!("{shown} is not the name of a new folder")));
+    }
+    let there = path.symlink_metadata().is_ok();
+    if there {
+        replaceable(&path)?;
+    }
+    let draft = Draft(beside(&path, "part"));
+    fs::create_dir(&draft.0).map_err(|e| failed(&e))?;
+    let mut folder = Folder { path: draft.0.clone(), bytes: 0 };
+    make(&mut folder)?;
+    settle(&draft.0.join("config.json"));
+    if there {
+        // No call exchanges two folders everywhere. Should the second rename fail, the first is undone.
+        let old = beside(&path, "old");
+        fs::rename(&path, &old).map_err(|e| failed(&e))?;
+        if let Err(e) = fs::rename(&draft.0, &path) {
+            let _ = fs::rename(&old, &path);
+            return Err(failed(&e));
+        }
+        fs::remove_dir_all(&old).map_err(|e| failed(&e))?;
+    } else {
+        fs::rename(&draft.0, &path).map_err(|e| failed(&e))?;
+    }
+    settle(&path);
+    Ok(folder.bytes)
+}
+
+/// A folder in the making.
+pub struct Folder {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Folder {
+    /// Has `make` write a file in it, and puts that on the disk.
+    pub fn write(&mut self, name: &str, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+        self.bytes += fill(&self.path.join(name), make)?;
+        Ok(())
+    }
+}
+
+/// Ends of the names of what stands in a folder with a model.
+const PARTS: &[&str] = &["json", "safetensors", "jinja", "txt", "model", "md", "gitattributes"];
+
+/// Refuses to remove a folder that may hold something else.
+fn replaceable(path: &Path) -> Result<()> {
+    let shown = quoted(&path.to_string_lossy());
+    let refused = |what: String| {
+        Err(Error::new(Kind::Usage, what).hint("give another name, or remove it yourself if nothing in it is needed"))
     };
-    let draft = Draft(path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id())));
-    let file = OpenOptions::new().write(true).create_new(true).open(&draft.0).map_err(|e| failed(&e))?;
+    if !path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+        return refused(format!("{shown} is there already, and it is not a folder"));
+    }
+    for entry in fs::read_dir(path).map_err(|e| Error::from_io(&e, path))?.flatten() {
+        let file = entry.path();
+        let known = file.extension().or(file.file_name()).and_then(|e| e.to_str()).map(|e| e.trim_start_matches('.'));
+        let part = entry.file_type().is_ok_and(|t| t.is_file()) && known.is_some_and(|e| PARTS.contains(&e));
+        if !part {
+            let name = quoted(&entry.file_name().to_string_lossy());
+            return refused(format!("{shown} holds {name}, which is no part of a model"));
+        }
+    }
+    Ok(())
+}
+
+/// A new file with what `make` writes, on the disk. Gives its size.
+fn fill(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
+    let shown = quoted(&path.to_string_lossy());
+    let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
+    let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|e| failed(&e))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     make(&mut out)?;
     out.flush().map_err(|e| unwritten(&e))?;
     let file = out.into_inner().map_err(|e| unwritten(e.error()))?;
     file.sync_all().map_err(|e| failed(&e))?;
-    let bytes = file.metadata().map_err(|e| failed(&e))?.len();
-    fs::rename(&draft.0, path).map_err(|e| failed(&e))?;
-    // The name is on the disk too once the folder is. Not every system can do that.
+    Ok(file.metadata().map_err(|e| failed(&e))?.len())
+}
+
+/// A name beside `path` that nobody else has.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.{what}", std::process::id()))
+}
+
+/// A name is on the disk once its folder is. Not every system can do that.
+fn settle(path: &Path) {
     if let Some(folder) = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p }) {
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
     }
-    Ok(bytes)
 }
 
-/// A file under its temporary name. After the rename there is nothing left to remove.
+/// A file or folder under its temporary name. After the rename there is nothing left to remove.
 struct Draft(PathBuf);
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = if self.0.is_dir() { fs::remove_dir_all(&self.0) } else { fs::remove_file(&self.0) };
     }
 }
 
@@ -59,5 +149,33 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
         assert!(write(dir.path(), |_| Ok(())).is_err() && write(&dir.path().join("no/where"), |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn a_folder_is_whole_or_not_there_and_replaces_only_a_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model");
+        let put = |text: &'static str| {
+            move |f: &mut Folder| {
+                f.write("config.json", |out| out.write_all(text.as_bytes()).map_err(|e| unwritten(&e)))
+            }
+        };
+        let half = folder(&path, |f| {
+            put("half")(f)?;
+            Err(Error::new(Kind::Interrupted, "stop"))
+        });
+        assert_eq!((half.unwrap_err().kind, fs::read_dir(dir.path()).unwrap().count()), (Kind::Interrupted, 0));
+        assert_eq!(folder(&dir.path().join("model/"), put("one")).unwrap(), 3);
+        assert_eq!(folder(&path, put("three")).unwrap(), 5);
+        assert_eq!(fs::read(path.join("config.json")).unwrap(), b"three");
+        fs::write(path.join("thesis.doc"), "years").unwrap();
+        let e = folder(&path, put("no")).unwrap_err();
+        assert!(e.kind == Kind::Usage && e.what.contains("'thesis.doc'"), "{e}");
+        fs::remove_file(path.join("thesis.doc")).unwrap();
+        fs::create_dir(path.join("x.json")).unwrap();
+        assert!(folder(&path, put("no")).is_err() && folder(&path.join("config.json"), put("no")).is_err());
+        assert!(folder(Path::new("/"), put("no")).is_err() && folder(Path::new(".."), put("no")).is_err());
+        assert_eq!(fs::read(path.join("config.json")).unwrap(), b"three");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 }

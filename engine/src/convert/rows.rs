@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use compute::Format;
+use compute::program::RopeLayout;
 use compute::quant::aprender::{INT4_BLOCK, int4_bytes, q4_0_to_int4};
 
 use crate::error::Result;
@@ -41,9 +42,8 @@ pub struct Rows {
     pub tensor: Tensor,
     /// How it is written.
     pub encoding: Encoding,
-    /// For the rows of q and k that have to change places: how many heads they make. HuggingFace pairs a head's row `i`
-    /// with `i + half`; GGUF has them next to each other.
-    pub heads: Option<usize>,
+    /// For the rows of q and k that have to change places: how many heads they make, and how these will pair them.
+    pub heads: Option<(usize, RopeLayout)>,
 }
 
 impl Rows {
@@ -90,7 +90,7 @@ impl Rows {
                 let row_bytes = self.tensor.format.row_bytes(cols).unwrap_or(bytes.len()).max(1);
                 let count = bytes.len() / row_bytes;
                 for i in 0..count {
-                    let from = self.heads.map_or(i, |heads| source_row(i, count / heads));
+                    let from = self.heads.map_or(i, |(heads, to)| source_row(i, count / heads, to));
                     put(&self.encoded(&bytes[from * row_bytes..][..row_bytes], cols))?;
                 }
             }
@@ -115,10 +115,15 @@ impl Rows {
     }
 }
 
-/// Which row of HuggingFace's order is row `i` of GGUF's, in heads of `dim` rows.
-fn source_row(i: usize, dim: usize) -> usize {
-    let (head, i) = (i / dim, i % dim);
-    head * dim + i % 2 * (dim / 2) + i / 2
+/// Which row of the other order is row `i` of this one, in heads of `dim` rows. HuggingFace pairs a head's row `i` with
+/// `i + half`; GGUF has the two next to each other.
+fn source_row(i: usize, dim: usize, to: RopeLayout) -> usize {
+    let (head, i, half) = (i / dim, i % dim, dim / 2);
+    head * dim
+        + match to {
+            RopeLayout::Interleaved => i % 2 * half + i / 2,
+            RopeLayout::Split => i % half * 2 + i / half,
+        }
 }
 
 #[cfg(test)]
@@ -127,7 +132,9 @@ mod tests {
 
     #[test]
     fn rows_of_a_head_are_paired() {
-        let order: Vec<usize> = (0..12).map(|i| source_row(i, 6)).collect();
+        let order: Vec<usize> = (0..12).map(|i| source_row(i, 6, RopeLayout::Interleaved)).collect();
         assert_eq!(order, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
+        let back = (0..12).map(|i| order[source_row(i, 6, RopeLayout::Split)]);
+        assert!(back.eq(0..12));
     }
 }

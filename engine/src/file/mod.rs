@@ -7,7 +7,7 @@ pub mod apr;
 pub mod cursor;
 mod foreign;
 pub mod gguf;
-mod hf;
+pub(crate) mod hf;
 mod json;
 pub mod outgoing;
 pub mod safetensors;

@@ -6,6 +6,8 @@
 //!
 //! What the tensors mean stands in files beside it: `hf` reads those.
 
+pub mod writer;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -100,6 +100,12 @@ impl Blocks {
         self.idle.len()
     }
 
+    /// Under which a block is named by those after it, if it is kept.
+    pub fn identity(&self, block: u32) -> Option<u64> {
+        let b = &self.of[block as usize];
+        b.key.as_ref().map(|_| b.identity)
+    }
+
     /// The longest beginning of `tokens` that is there. The last token is never part of it: its output is needed.
     pub fn find(&self, tokens: &[u32]) -> Found {
         let most = tokens.len().saturating_sub(1);
@@ -236,6 +242,14 @@ impl Blocks {
         if !tokens.is_empty() && self.nearest(identity, tokens).is_none_or(|found| found.1 < tokens.len()) {
             self.keep(block, identity, tokens);
         }
+    }
+
+    /// Shares the kept block of these tokens after `identity` in place of one that was promised, if there is one.
+    pub fn adopt(&mut self, identity: u64, tokens: &[u32]) -> Option<(u32, u64)> {
+        let block = *self.kept.get(&(identity, tokens.to_vec()))?;
+        self.promised -= 1;
+        self.hold(block);
+        Some((block, self.of[block as usize].identity))
     }
 
     /// The end of a request: its blocks, and those it was promised and did not take.

@@ -44,7 +44,7 @@ impl Request {
 /// `Failed` may come first. After a cancellation nothing comes.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// It left the queue.
+    /// It left the queue. More of its prompt may be computed by others while it runs: [`Usage`] counts that too.
     Started(Reuse),
     /// A token was chosen. The end-of-sequence token is none of the answer's.
     Token(Token),

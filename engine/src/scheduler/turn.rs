@@ -1,5 +1,6 @@
 //! The work between two looks at the queue: let requests in, run one step with rows of all of them, tell them.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, PoisonError};
 use std::time::Duration;
@@ -63,6 +64,9 @@ struct Sequence {
     spoke: Option<(Duration, Duration)>,
 }
 
+/// Index of a request that takes part in a step, and its rows.
+type Share = (usize, usize);
+
 /// How a request ended.
 enum End {
     Finished(Finish),
@@ -73,6 +77,14 @@ enum End {
 impl Sequence {
     fn pending(&self) -> usize {
         self.tokens.len() - self.fed
+    }
+
+    /// The next block of the prompt, if nothing of it is computed yet and all of it can be somebody else's work: the
+    /// prompt's last position cannot.
+    fn next_block(&self) -> Option<&[u32]> {
+        let at = self.kept.0 * KV_BLOCK;
+        let whole = self.cache && at + KV_BLOCK < self.tokens.len();
+        whole.then(|| &self.tokens[at..at + KV_BLOCK])
     }
 
     fn want(&self) -> Want {
@@ -136,6 +148,10 @@ impl Scheduler {
     /// What must hold between turns, or what does not: no block is lost, none is promised twice.
     pub fn audit(&self) -> std::result::Result<(), &'static str> {
         let tables: Vec<&[u32]> = self.running.iter().map(|s| &s.table[..]).collect();
+        let last_kept = |s: &Sequence| s.kept.0.checked_sub(1).map_or(Some(0), |n| self.blocks.identity(s.table[n]));
+        if self.running.iter().any(|s| last_kept(s) != Some(s.kept.1)) {
+            return Err("a request follows a block that is not its own");
+        }
         self.blocks.audit(&tables, self.running.iter().map(|s| s.untaken).sum())
     }
 
@@ -145,12 +161,16 @@ impl Scheduler {
         let stopped = self.door.lock().closing == Closing::Stop;
         self.sweep(now, stopped);
         self.admit(now, stopped);
-        let parts = self.compose();
-        if !parts.is_empty() {
-            self.step(&parts);
+        self.adopt();
+        let shares = self.compose();
+        let part =
+            |&(index, rows): &Share| Part { id: self.running[index].id, position: self.running[index].fed, rows };
+        let parts: Vec<Part> = shares.iter().map(part).collect();
+        if !shares.is_empty() {
+            self.step(&shares);
         }
-        self.tell(&parts);
-        !parts.is_empty()
+        self.tell(parts);
+        !shares.is_empty()
     }
 
     /// Waits for something to do. False when there will never be anything.
@@ -297,69 +317,97 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Who takes part in the next step, and with how many rows: everybody, with one at least. What a step has room
-    /// for beside that is shared out evenly among the prompts; what a short one does not need goes to the longer.
-    fn compose(&self) -> Vec<Part> {
+    /// Prompts go on with blocks that others completed since.
+    fn adopt(&mut self) {
+        for s in &mut self.running {
+            while let (n, identity) = s.kept
+                && n * KV_BLOCK == s.fed
+                && let Some(tokens) = s.next_block()
+                && let Some((block, identity)) = self.blocks.adopt(identity, tokens)
+            {
+                s.table.push(block);
+                s.untaken -= 1;
+                s.kept = (n + 1, identity);
+                s.fed += KV_BLOCK;
+                s.usage.cached_tokens += KV_BLOCK;
+                self.counted.cached_tokens += KV_BLOCK as u64;
+            }
+        }
+    }
+
+    /// Who takes part in the next step, and with how many rows: everybody, with one at least, but who would compute a
+    /// block that another is computing: that one waits for it. What a step has room for beside that is shared out
+    /// evenly among the prompts; what a short one does not need goes to the longer.
+    fn compose(&self) -> Vec<Share> {
         let plan = &self.door.plan;
         let answering = self.running.iter().any(|s| s.usage.completion_tokens > 0);
         let room = if answering { plan.prefill_rows_beside } else { plan.prefill_rows };
-        let mut share: Vec<usize> = vec![1; self.running.len()];
-        let mut prompts: Vec<usize> = (0..self.running.len()).filter(|i| self.running[*i].pending() > 1).collect();
-        prompts.sort_by_key(|i| self.running[*i].pending());
-        let mut room = room.max(prompts.len());
-        for (n, &i) in prompts.iter().enumerate() {
-            share[i] = self.running[i].pending().min(room / (prompts.len() - n));
-            room -= share[i];
+        let mut begun = BTreeSet::new();
+        let mut shares: Vec<Share> = Vec::new();
+        for (index, s) in self.running.iter().enumerate() {
+            let first = s.next_block().is_none_or(|tokens| begun.insert((s.kept.1, tokens)));
+            if first || s.fed > s.kept.0 * KV_BLOCK {
+                shares.push((index, 1));
+            }
         }
-        let part = |(s, rows): (&Sequence, usize)| Part { id: s.id, position: s.fed, rows };
-        self.running.iter().zip(share).map(part).collect()
+        let mut prompts: Vec<&mut Share> = shares.iter_mut().filter(|s| self.running[s.0].pending() > 1).collect();
+        prompts.sort_by_key(|s| self.running[s.0].pending());
+        let mut room = room.max(prompts.len());
+        let count = prompts.len();
+        for (n, (index, rows)) in prompts.into_iter().enumerate() {
+            *rows = self.running[*index].pending().min(room / (count - n));
+            room -= *rows;
+        }
+        shares
     }
 
     /// Runs the step. A failure of the whole step ends everybody in it; a failure in a row ends its request.
-    fn step(&mut self, parts: &[Part]) {
-        let ran = self.run(parts);
+    fn step(&mut self, shares: &[Share]) {
+        let ran = self.run(shares);
         let now = self.door.now();
+        // From the last to the first, so that who ends here moves nobody who is still to be looked at.
         if let Err(e) = ran {
-            while !self.running.is_empty() {
-                self.end(0, End::Failed(e.clone()), now);
+            for &(index, _) in shares.iter().rev() {
+                self.end(index, End::Failed(e.clone()), now);
             }
             return;
         }
         self.counted.steps += 1;
-        self.counted.shared_steps += u64::from(parts.len() > 1);
+        self.counted.shared_steps += u64::from(shares.len() > 1);
         self.counted.rows += self.rows.len() as u64;
         let mut output = std::mem::take(&mut self.output);
-        // From the last to the first, so that who ends here moves nobody who is still to be looked at.
         let mut end = self.rows.len();
-        for (index, part) in parts.iter().enumerate().rev() {
-            let rows = &mut output.rows[end - part.rows..end];
-            end -= part.rows;
-            if let Some(how) = self.advance(index, rows, now) {
+        for &(index, rows) in shares.iter().rev() {
+            let of_request = &mut output.rows[end - rows..end];
+            end -= rows;
+            if let Some(how) = self.advance(index, of_request, now) {
                 self.end(index, how, now);
             }
         }
         self.output = output;
     }
 
-    /// Rows of all parts through the model.
-    fn run(&mut self, parts: &[Part]) -> Result<()> {
+    /// Rows of all who take part, through the model.
+    //= F-PIPE-183
+    fn run(&mut self, shares: &[Share]) -> Result<()> {
         self.loaded.model.unchanged()?;
         self.rows.clear();
-        for (sequence, (s, part)) in self.running.iter_mut().zip(parts).enumerate() {
-            while s.table.len() * KV_BLOCK < s.fed + part.rows {
+        for (sequence, &(index, rows)) in shares.iter().enumerate() {
+            let s = &mut self.running[index];
+            while s.table.len() * KV_BLOCK < s.fed + rows {
                 let runner = &mut self.loaded.runner;
                 s.table.push(self.blocks.take(&mut |n| runner.reserve_blocks(n).is_ok()));
                 s.untaken -= 1;
             }
             let want = |at: usize| if at + 1 == s.tokens.len() { s.want() } else { Want::Nothing };
-            self.rows.extend((s.fed..s.fed + part.rows).map(|at| Row {
+            self.rows.extend((s.fed..s.fed + rows).map(|at| Row {
                 sequence,
                 position: at as u32,
                 token: s.tokens[at],
                 want: want(at),
             }));
         }
-        let tables: Vec<&[u32]> = self.running.iter().map(|s| &s.table[..]).collect();
+        let tables: Vec<&[u32]> = shares.iter().map(|s| &self.running[s.0].table[..]).collect();
         let batch = Batch { rows: &self.rows, tables: &tables };
         Ok(self.loaded.runner.step(&batch, &mut self.output, &mut NoTap)?)
     }
@@ -457,7 +505,7 @@ impl Scheduler {
     }
 
     /// Publishes what was counted, and only then tells everybody: who sees an answer's end finds it counted.
-    fn tell(&mut self, parts: &[Part]) {
+    fn tell(&mut self, parts: Vec<Part>) {
         self.counted.running = self.running.len();
         self.counted.kv_blocks_used = self.blocks.held();
         self.counted.kv_blocks_cached = self.blocks.idle();
@@ -471,7 +519,7 @@ impl Scheduler {
                 if inside.log.len() == limits::STEP_LOG {
                     inside.log.pop_front();
                 }
-                inside.log.push_back(StepRecord { step: self.counted.steps, parts: parts.to_vec() });
+                inside.log.push_back(StepRecord { step: self.counted.steps, parts });
             }
         }
         for s in self.running.iter_mut().chain(&mut self.ended) {

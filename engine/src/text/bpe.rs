@@ -2,7 +2,8 @@
 //!
 //! HuggingFace's `tokenizers` merges within a word; [`super::pretokenizer`] makes the words. The two models differ in how
 //! a vocabulary spells text: `gpt2` writes every byte as a printable character, `gemma4` writes characters as they are,
-//! a space as U+2581, and falls back to byte tokens `<0x0A>`.
+//! a space as U+2581, and falls back to byte tokens `<0x0A>`. So do vocabularies of SentencePiece in a `tokenizer.json`
+//! ([`build_pieces`]), which merge a whole text and may put a space in front of it.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -18,15 +19,19 @@ use crate::error::{Error, Kind, Place, Result, quoted};
 use crate::file::{Metadata, Value, missing};
 use crate::limits;
 
-const MERGES: &str = "tokenizer.ggml.merges";
-const PRE: &str = "tokenizer.ggml.pre";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
 /// Not GGUF's: the expressions of a `tokenizer.json`, in order.
-const WORDS: &str = "tokenizer.pre.words";
+pub(super) const WORDS: &str = "tokenizer.pre.words";
+pub(super) const NFC: &str = "tokenizer.pre.nfc";
+pub(super) const WHOLE_WORDS: &str = "tokenizer.pre.whole_words";
+/// Nor this: the [`Prefix`] of a vocabulary of pieces that has merges.
+pub(super) const PREFIX: &str = "tokenizer.pre.prefix";
 
 /// Byte-level encoding.
 pub(super) static MODEL: Model = Model {
     name: "gpt2",
-    build: |metadata, vocabulary| build(metadata, vocabulary, &pre(metadata)?, Spelling::Bytes),
+    build: |metadata, vocabulary| build(metadata, vocabulary, &pre(metadata)?, Spelling::Bytes, Prefix::Never),
     bytes: token_bytes,
     defaults: Defaults::NONE,
 };
@@ -34,7 +39,9 @@ pub(super) static MODEL: Model = Model {
 /// Gemma 4's: merges like the above, spelling like SentencePiece.
 pub(super) static GEMMA4: Model = Model {
     name: "gemma4",
-    build: |metadata, vocabulary| build(metadata, vocabulary, &pretokenizer::LINES, Spelling::Characters),
+    build: |metadata, vocabulary| {
+        build(metadata, vocabulary, &pretokenizer::LINES, Spelling::Characters, Prefix::Never)
+    },
     bytes: spaced,
     defaults: Defaults::NONE,
 };
@@ -48,12 +55,58 @@ enum Spelling {
     Characters,
 }
 
+/// Where a space that nobody wrote is put in front of text: as HuggingFace's parts `Prepend` and `Metaspace` do it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Prefix {
+    /// Nowhere.
+    Never,
+    /// Before every stretch of text between control tokens.
+    Prepend,
+    /// The same, unless it begins with one.
+    Always,
+    /// Before the first of them only, unless it begins with one.
+    First,
+}
+
+impl Prefix {
+    /// Every kind, by its name in [`PREFIX`].
+    const ALL: [(&str, Prefix); 4] =
+        [("never", Prefix::Never), ("prepend", Prefix::Prepend), ("always", Prefix::Always), ("first", Prefix::First)];
+
+    fn applies(self, text: &str, first: bool) -> bool {
+        let bare = !text.is_empty() && !text.starts_with([' ', SPACE]);
+        match self {
+            Prefix::Never => false,
+            Prefix::Prepend => !text.is_empty(),
+            Prefix::Always => bare,
+            Prefix::First => bare && first,
+        }
+    }
+}
+
+/// The prefix of a vocabulary of pieces with merges. `None` where the scores rule.
+pub(super) fn prefix(metadata: &Metadata) -> Result<Option<Prefix>> {
+    let Some(name) = metadata.string(PREFIX)? else { return Ok(None) };
+    match Prefix::ALL.iter().find(|(known, _)| *known == name) {
+        Some((_, prefix)) => Ok(Some(*prefix)),
+        None => Err(Error::malformed(format!("there is no kind of prefix {}", quoted(name))).at(key(PREFIX))),
+    }
+}
+
+/// SentencePiece's vocabulary with the merges of a `tokenizer.json`.
+pub(super) fn build_pieces(metadata: &Metadata, vocabulary: &Vocabulary, prefix: Prefix) -> Result<Encoding> {
+    let whole_words = metadata.bool(WHOLE_WORDS)?.unwrap_or(false);
+    let pre = Pre { names: &[], words: &[], nfc: false, whole_words, add_bos: true };
+    build(metadata, vocabulary, &pre, Spelling::Characters, prefix)
+}
+
 /// Byte-pair encoding for one file.
 struct BytePairs {
     nfc: bool,
     words: Vec<Cutter>,
     bpe: BPE,
     spelling: Spelling,
+    prefix: Prefix,
     /// Whether the vocabulary can spell each byte.
     spelled: [bool; 256],
     /// The character that spells each byte.
@@ -61,7 +114,13 @@ struct BytePairs {
 }
 
 //= F-INT-294
-fn build(metadata: &Metadata, vocabulary: &Vocabulary, pre: &Pre, spelling: Spelling) -> Result<Encoding> {
+fn build(
+    metadata: &Metadata,
+    vocabulary: &Vocabulary,
+    pre: &Pre,
+    spelling: Spelling,
+    prefix: Prefix,
+) -> Result<Encoding> {
     let ids = ids(vocabulary);
     let merges = merges(metadata, &ids)?;
     let bpe = BPE::builder()
@@ -80,8 +139,8 @@ fn build(metadata: &Metadata, vocabulary: &Vocabulary, pre: &Pre, spelling: Spel
         Spelling::Characters => std::array::from_fn(|byte| vocabulary.byte(byte as u8).is_some()),
     };
     let words = pre.words.iter().map(|e| Cutter::new(e)).collect::<Result<_>>()?;
-    let encoder = Box::new(BytePairs { nfc: pre.nfc, words, bpe, spelling, spelled, alphabet });
-    Ok(Encoding { encoder, add_bos: pre.add_bos, closing: None, space_prefix: false })
+    let encoder = Box::new(BytePairs { nfc: pre.nfc, words, bpe, spelling, prefix, spelled, alphabet });
+    Ok(Encoding { encoder, add_bos: pre.add_bos, closing: None, space_prefix: prefix != Prefix::Never })
 }
 
 fn key(key: &str) -> Place {
@@ -89,25 +148,49 @@ fn key(key: &str) -> Place {
 }
 
 /// The pre-tokeniser: by its name, or by the expressions themselves where a file has those.
-fn pre(metadata: &Metadata) -> Result<Pre> {
+pub(super) fn pre(metadata: &Metadata) -> Result<Pre> {
     let names = || pretokenizer::ALL.iter().flat_map(|p| p.names).copied().collect::<Vec<_>>().join(", ");
     let unsupported = |at: &str, what: String| {
         Error::new(Kind::Unsupported, what).at(key(at)).hint(format!("supported: {}", names()))
     };
     if let Some(words) = metadata.array(WORDS)? {
-        let said = |key: &str| metadata.bool(key).map(|said| said.unwrap_or(false));
-        let same = |p: &&Pre| words.iter().map(text_of).eq(p.words.iter().map(|w| Some(*w)));
+        let said: Vec<Option<String>> = words.iter().map(|w| text_of(w).map(literal)).collect();
+        let same = |p: &&Pre| p.words.iter().map(|w| Some(literal(w))).eq(said.iter().cloned());
         let found = pretokenizer::ALL.iter().find(same).ok_or_else(|| {
             let first = words.iter().find_map(text_of).unwrap_or("none");
             unsupported(WORDS, format!("unknown pre-tokeniser expression {}", quoted(first)))
         })?;
-        let (nfc, whole_words) = (said("tokenizer.pre.nfc")?, said("tokenizer.pre.whole_words")?);
+        let flag = |key: &str| metadata.bool(key).map(|said| said.unwrap_or(false));
+        let (nfc, whole_words) = (flag(NFC)?, flag(WHOLE_WORDS)?);
         return Ok(Pre { nfc, whole_words, ..*found });
     }
     let name =
         metadata.string(PRE)?.ok_or_else(|| unsupported(PRE, "the file does not name its pre-tokeniser".into()))?;
     let found = pretokenizer::ALL.iter().find(|p| p.names.contains(&name));
     found.copied().ok_or_else(|| unsupported(PRE, format!("unknown pre-tokeniser {}", quoted(name))))
+}
+
+/// An expression with the characters that `\x{1F7D}` stands for: tables and files choose one or the other.
+fn literal(expression: &str) -> String {
+    let mut out = String::with_capacity(expression.len());
+    let mut rest = expression;
+    while let Some((before, after)) = rest.split_once(r"\x{") {
+        let escaped = after
+            .split_once('}')
+            .and_then(|(hex, after)| Some((u32::from_str_radix(hex, 16).ok().and_then(char::from_u32)?, after)));
+        out.push_str(before);
+        match escaped {
+            Some((c, after)) => {
+                out.push(c);
+                rest = after;
+            }
+            None => {
+                out.push_str(r"\x{");
+                rest = after;
+            }
+        }
+    }
+    out + rest
 }
 
 fn text_of(value: &Value) -> Option<&str> {
@@ -166,8 +249,12 @@ fn pair(value: &Value) -> std::result::Result<(&str, &str), String> {
 
 impl Encoder for BytePairs {
     //= F-PIPE-166
-    fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        let text = if self.nfc { composed(text) } else { Cow::Borrowed(text) };
+    fn encode(&self, text: &str, first: bool, ids: &mut Vec<u32>) -> Result<()> {
+        let text = match (self.nfc, self.prefix.applies(text, first)) {
+            (true, _) => composed(text),
+            (false, true) => Cow::Owned(format!(" {text}")),
+            (false, false) => Cow::Borrowed(text),
+        };
         self.can_spell(&text)?;
         let mut spelling = String::new();
         for_each_word(&self.words, &text, &mut |word| {

@@ -5,6 +5,7 @@
 //! recognised in [`Segment::Scaffold`] only, so nobody can type `<|im_end|>` and end a turn.
 
 mod bpe;
+pub(crate) mod exchange;
 mod pretokenizer;
 pub(crate) mod rare;
 mod sentencepiece;
@@ -79,8 +80,8 @@ struct Encoding {
 
 /// Ordinary text to ids. Control tokens were taken out before.
 trait Encoder: Send + Sync {
-    /// Appends the ids of `text`.
-    fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<()>;
+    /// Appends the ids of `text`. `first` says that nothing stands before it, no control token either.
+    fn encode(&self, text: &str, first: bool, ids: &mut Vec<u32>) -> Result<()>;
 }
 
 /// A character that the vocabulary has no tokens for. A prompt with holes is not the user's prompt.

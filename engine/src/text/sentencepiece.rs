@@ -3,10 +3,13 @@
 //! There are no words and no merge list: of all neighbours that together are a token, the pair with the best score is
 //! joined first, the leftmost of equals (`bpe_model.cc`). This is not SentencePiece's unigram model. A space is written
 //! U+2581, and a character that is no token is written in byte tokens `<0x0A>`.
+//!
+//! In HuggingFace's `tokenizer.json` the same vocabularies come with merges instead of scores: those go to [`super::bpe`].
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
+use super::bpe;
 use super::pretokenizer::pieces;
 use super::vocabulary::{Kind, Vocabulary};
 use super::{Defaults, Encoder, Encoding, Model, unspellable};
@@ -14,7 +17,7 @@ use crate::error::{Error, Kind as ErrorKind, Place, Result};
 use crate::file::{Metadata, Value, missing};
 use crate::limits;
 
-const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
 
 /// How a vocabulary writes a space.
 pub(super) const SPACE: char = '\u{2581}';
@@ -46,6 +49,9 @@ struct SentencePiece {
 }
 
 fn build(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Encoding> {
+    if let Some(prefix) = bpe::prefix(metadata)? {
+        return bpe::build_pieces(metadata, vocabulary, prefix);
+    }
     let scores = scores(metadata, vocabulary.len())?;
     let mut tokens = HashMap::with_capacity(vocabulary.len());
     for (id, (text, score)) in vocabulary.texts().iter().zip(scores).enumerate() {
@@ -68,7 +74,7 @@ fn build(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Encoding> {
 }
 
 /// A score for each token.
-fn scores(metadata: &Metadata, len: usize) -> Result<Vec<f32>> {
+pub(super) fn scores(metadata: &Metadata, len: usize) -> Result<Vec<f32>> {
     let malformed = |what: String| Error::malformed(what).at(Place::Key(SCORES.into()));
     let values = metadata.array(SCORES)?.ok_or_else(|| missing(SCORES))?;
     if values.len() < len {
@@ -86,7 +92,7 @@ fn scores(metadata: &Metadata, len: usize) -> Result<Vec<f32>> {
 
 impl Encoder for SentencePiece {
     //= F-PIPE-166
-    fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+    fn encode(&self, text: &str, _: bool, ids: &mut Vec<u32>) -> Result<()> {
         if text.is_empty() {
             return Ok(());
         }
@@ -374,7 +380,7 @@ mod tests {
             let want: Vec<u32> = slowly(&tokens, &text).iter().map(|s| tokens[&**s].0).collect();
             let encoder = SentencePiece { tokens, bytes: [None; 256], space_prefix: false, single_spaces: false };
             let mut got = Vec::new();
-            encoder.encode(&text, &mut got).unwrap();
+            encoder.encode(&text, true, &mut got).unwrap();
             prop_assert_eq!(got, want);
         }
 

@@ -14,9 +14,6 @@ use crate::limits;
 
 const MODEL: &str = "tokenizer.ggml.model";
 
-/// C's `isspace`.
-const BLANKS: [char; 6] = [' ', '\t', '\n', '\u{b}', '\u{c}', '\r'];
-
 /// A model file's own tokenizer.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
@@ -89,14 +86,11 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(text.len() / 3);
         let mut from = 0;
         while let Some((token, id)) = self.specials.next(text, from, in_scaffold) {
-            self.encoder.encode(&text[from..token.start], &mut ids)?;
+            self.encoder.encode(&text[from..token.start], from == 0, &mut ids)?;
             ids.push(id);
-            from = token.end;
-            if self.vocabulary.strips_blanks(id) {
-                from = text.len() - text[from..].trim_start_matches(BLANKS).len();
-            }
+            from = text.len() - self.vocabulary.after(id, &text[token.end..]).len();
         }
-        self.encoder.encode(&text[from..], &mut ids)?;
+        self.encoder.encode(&text[from..], from == 0, &mut ids)?;
         Ok(ids)
     }
 

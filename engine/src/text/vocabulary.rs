@@ -63,6 +63,9 @@ const ENDS: &[&str] = &[
     "<|file_sep|>",
 ];
 
+/// C's `isspace`.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\u{b}', '\u{c}', '\r'];
+
 /// Phi-3's tokens that leave the blanks after them alone.
 const KEEPS_BLANKS: &[&str] = &["<unk>", "<s>", "<|endoftext|>"];
 
@@ -87,6 +90,8 @@ pub(super) struct Vocabulary {
     byte_ids: [Option<u32>; 256],
     /// Whether blanks after a token that is matched whole are no text (Phi-3).
     strips_blanks: bool,
+    /// Tokens after which no blank of Unicode is text: `rstrip` of a `tokenizer.json`.
+    eaters: BTreeSet<u32>,
     /// Every token after which nothing more comes.
     end_ids: BTreeSet<u32>,
 }
@@ -108,8 +113,9 @@ impl Vocabulary {
         let separator = or(id("tokenizer.ggml.seperator_token_id")?, defaults.separator);
         let pad = id("tokenizer.ggml.padding_token_id")?;
         let turn_ends = [eos, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
-        let listed = listed_ends(metadata, texts.len())?;
-        let end_ids = ends(&texts, &kinds).chain(turn_ends.into_iter().flatten()).chain(listed).collect();
+        let named = listed(metadata, "tokenizer.end_token_ids", texts.len())?;
+        let end_ids = ends(&texts, &kinds).chain(turn_ends.into_iter().flatten()).chain(named).collect();
+        let eaters = listed(metadata, "tokenizer.pre.rstrip", texts.len())?;
         let mut vocabulary = Vocabulary {
             texts,
             kinds,
@@ -122,6 +128,7 @@ impl Vocabulary {
             separator,
             byte_ids: [None; 256],
             strips_blanks: strips_blanks(metadata)?,
+            eaters,
             end_ids,
         };
         vocabulary.spell(bytes)?;
@@ -187,9 +194,15 @@ impl Vocabulary {
         matches!(self.kinds.get(id as usize), Some(Kind::Control | Kind::Unknown))
     }
 
-    /// Whether blanks after this token, which was matched whole, are no text.
-    pub fn strips_blanks(&self, id: u32) -> bool {
-        self.strips_blanks && !self.text(id).is_some_and(|text| KEEPS_BLANKS.contains(&text))
+    /// What follows this token, which was matched whole, without the blanks that are no text.
+    pub fn after<'t>(&self, id: u32, text: &'t str) -> &'t str {
+        if self.eaters.contains(&id) {
+            text.trim_start()
+        } else if self.strips_blanks && !self.text(id).is_some_and(|text| KEEPS_BLANKS.contains(&text)) {
+            text.trim_start_matches(BLANKS)
+        } else {
+            text
+        }
     }
 
     /// Whether the id stands for nothing: filler, or past the last token.
@@ -330,14 +343,13 @@ fn ends(texts: &[Box<str>], kinds: &[Kind]) -> impl Iterator<Item = u32> {
     all.filter(move |(_, (t, k))| **k == Kind::Control && is_end(t)).map(|(id, _)| id as u32)
 }
 
-/// Ends that are listed by id. Not GGUF's: HuggingFace's `eos_token_id` may be several.
-fn listed_ends(metadata: &Metadata, len: usize) -> Result<Vec<u32>> {
-    const KEY: &str = "tokenizer.end_token_ids";
+/// Tokens that are listed by id under a key of ours: HuggingFace's `eos_token_id` may be several.
+fn listed(metadata: &Metadata, key: &str, len: usize) -> Result<BTreeSet<u32>> {
     let end = |value: &Value| match value {
         Value::Unsigned(id) if *id < len as u64 => Ok(*id as u32),
-        other => Err(malformed(KEY, format!("{other:?} is no token: the vocabulary has {len} tokens"))),
+        other => Err(malformed(key, format!("{other:?} is no token: the vocabulary has {len} tokens"))),
     };
-    metadata.array(KEY)?.unwrap_or_default().iter().map(end).collect()
+    metadata.array(key)?.unwrap_or_default().iter().map(end).collect()
 }
 
 /// A token id under a key, inside the vocabulary.

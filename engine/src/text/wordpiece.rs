@@ -60,7 +60,7 @@ fn build(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Encoding> {
 
 impl Encoder for WordPiece {
     //= F-PIPE-166
-    fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+    fn encode(&self, text: &str, _: bool, ids: &mut Vec<u32>) -> Result<()> {
         let failed = |e| Error::new(ErrorKind::Inference, format!("the text cannot be cleaned: {e}"));
         // Words end at blanks, so pieces that begin with them can be cleaned one by one.
         for piece in pieces(text) {

@@ -101,7 +101,7 @@ impl FakeRunner {
             words.iter().for_each(|w| out.values[w.0 as usize] = w.1);
         }
         // A prompt that the weights cannot take.
-        out.finite = mix(self.slot(table, 0), 77) % 50 != 0;
+        out.finite = !mix(self.slot(table, 0), 77).is_multiple_of(50);
     }
 }
 

@@ -7,7 +7,6 @@
 mod fake;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -102,8 +101,10 @@ const CONTEXT: usize = 330;
 
 impl Model {
     fn load() -> Model {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q4_k_m.gguf");
-        let loaded = Loaded::open(Path::new(path), &compute::plain::Plain, None).unwrap();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
+        let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        let path = files.into_iter().find(|p| p.extension().is_some_and(|x| x == "gguf")).unwrap();
+        let loaded = Loaded::open(&path, &compute::plain::Plain, None).unwrap();
         let Loaded { mut understood, runner } = loaded;
         drop(runner);
         let inside = Arc::get_mut(&mut understood).unwrap();
@@ -152,19 +153,30 @@ struct Client {
     gone_after: Option<usize>,
 }
 
+impl Client {
+    fn is_over(&self) -> bool {
+        matches!(self.heard.lock().unwrap().last(), Some(Event::Done(_) | Event::Failed(_)))
+    }
+
+    fn has_started(&self) -> bool {
+        matches!(self.heard.lock().unwrap().first(), Some(Event::Started(_)))
+    }
+}
+
 fn request(dice: &mut Dice) -> Request {
     // Few beginnings, so that prompts are alike; any length, borders of blocks among them.
     let family = dice.below(3);
-    let alike = dice.below(260);
+    let block = KV_BLOCK as u64;
+    let alike = if dice.once_in(3) { dice.below(5) * block } else { dice.below(260) };
     let other = match dice.below(4) {
         0 => 0,
-        1 => (KV_BLOCK as u64 - alike % KV_BLOCK as u64) % KV_BLOCK as u64,
+        1 => (block - alike % block) % block,
         _ => dice.below(60),
     };
-    // One of them repeats itself, and begins in two ways: the same block after different ones.
+    // One of them repeats itself, and begins in three ways: the same block after different ones.
     let word = |i: u64| if family == 0 { mix(0, i % 32 + 1) } else { mix(family, i) } % 300;
     let mut prompt: Vec<u32> = (0..alike).map(|i| word(i) as u32).collect();
-    if family == 0 && alike > 0 {
+    if family == 0 && alike > 0 && !dice.once_in(3) {
         prompt[0] = dice.below(2) as u32;
     }
     prompt.extend((0..other).map(|_| dice.below(300) as u32));
@@ -213,7 +225,6 @@ fn schedule(model: &Model, seed: u64, fault: Fault) -> Result<Seen, String> {
     let mut to_come = 1 + dice.below(16);
     let hurry = 1 + dice.below(8);
     let stop = dice.once_in(12);
-    let mut ran = BTreeSet::new();
     while to_come > 0 || clients.iter().any(|c| c.ticket.is_some()) {
         while to_come > 0 && dice.once_in(hurry) {
             to_come -= 1;
@@ -227,20 +238,20 @@ fn schedule(model: &Model, seed: u64, fault: Fault) -> Result<Seen, String> {
         let metrics = handle.metrics();
         if busy {
             within(&plan, &handle, &clients)?;
-            let step = handle.steps().pop().unwrap();
-            // First come, first served: who runs now for the first time came after everybody who ran before.
-            let begun = step.parts.iter().map(|p| p.id).filter(|id| !ran.contains(id)).collect::<Vec<_>>();
-            if begun.iter().any(|id| ran.last().is_some_and(|last| last > id)) {
-                return Err(format!("request {begun:?} were overtaken"));
+            // First come, first served: whoever waits came after everybody who does not.
+            let with = |started| {
+                let of = clients.iter().filter(move |c| c.has_started() == started && !c.is_over());
+                of.filter_map(|c| c.ticket.as_ref().map(Ticket::id))
+            };
+            if with(false).min().is_some_and(|waits| with(true).any(|runs| runs > waits)) {
+                return Err("somebody was overtaken".into());
             }
-            ran.extend(begun);
         }
         if !busy && metrics.running + metrics.waiting > 0 {
             return Err("a turn did nothing although requests were there".into());
         }
         for client in clients.iter_mut().filter(|c| c.ticket.is_some()) {
-            let heard = client.heard.lock().unwrap();
-            let over = matches!(heard.last(), Some(Event::Done(_) | Event::Failed(_)));
+            let (over, heard) = (client.is_over(), client.heard.lock().unwrap());
             if let Some(left) = &mut client.patience {
                 *left = left.saturating_sub(1);
             }
@@ -298,8 +309,8 @@ fn submit(handle: &Handle, request: Request, dice: &mut Dice) -> Result<Client, 
     Ok(Client { request, refused, ticket, heard, patience, gone_after: None })
 }
 
-/// The last step kept to the plan: everybody who runs took part, with no more rows than there was room for, and nobody
-/// else did.
+/// The last step kept to the plan: everybody who runs took part or waits for one who did, with no more rows than there
+/// was room for, and nobody else did.
 fn within(plan: &Plan, handle: &Handle, clients: &[Client]) -> Result<(), String> {
     let metrics = handle.metrics();
     if metrics.waiting > plan.queue_max || metrics.running > plan.running_max {
@@ -319,8 +330,18 @@ fn within(plan: &Plan, handle: &Handle, clients: &[Client]) -> Result<(), String
     let room = if answers > 0 { plan.prefill_rows_beside } else { plan.prefill_rows };
     // A last row alone costs no more than one of an answer.
     let rows: usize = prompts.iter().filter(|n| **n > 1).sum();
-    if step.parts.len() < metrics.running || prompts.contains(&0) || rows > room.max(prompts.len()) {
-        return Err(format!("{} run; the step was {step:?}", metrics.running));
+    if prompts.contains(&0) || rows > room.max(prompts.len()) {
+        return Err(format!("the step was {step:?}"));
+    }
+    // Who runs and did not take part waits for a block that somebody who did is computing.
+    let beginning =
+        |c: &Client| c.request.cache.then(|| c.request.prompt.get(..KV_BLOCK).map(<[u32]>::to_vec)).flatten();
+    let computed: BTreeSet<Vec<u32>> = step.parts.iter().filter_map(|p| beginning(client(p.id)?)).collect();
+    let running = clients.iter().filter(|c| c.ticket.is_some() && !c.is_over() && c.has_started());
+    for waiting in running.filter(|c| !step.parts.iter().any(|p| c.ticket.as_ref().is_some_and(|t| t.id() == p.id))) {
+        if !plan.cache || beginning(waiting).is_none_or(|b| !computed.contains(&b)) {
+            return Err(format!("request {:?} was left out: {step:?}", waiting.ticket.as_ref().map(Ticket::id)));
+        }
     }
     Ok(())
 }

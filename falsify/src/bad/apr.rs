@@ -59,6 +59,8 @@ const HEADER: &[Field] = &[
 const ENTRY: &[Field] = &[
     ("a dtype that nobody knows", Kind::Unsupported, "dtype 77", 0, &[77]),
     ("another dtype", Kind::Malformed, "dtype 0", 0, &[0]),
+    ("INT4 in other bytes than it needs", Kind::Malformed, "dtype 128", 0, &[128]),
+    ("INT8 in other bytes than it needs", Kind::Malformed, "dtype 129", 0, &[129]),
     ("a dtype of integers", Kind::Malformed, "dtype 4", 0, &[4]),
     ("no dimensions", Kind::Malformed, "0 dimensions", 1, &[0]),
     ("two hundred dimensions", Kind::Malformed, "200 dimensions", 1, &[200]),
@@ -166,6 +168,25 @@ fn bombs(good: &[u8]) -> Vec<BadBundle> {
             let what = format!("a frame of flag {flag} cut to {part} bytes");
             all.push(BadBundle { what, bytes: frame[..part].to_vec(), kind: Some(kind), names: names.into() });
         }
+    }
+    // No lie, but one byte of the file for ten thousand of the model.
+    let mut w = AprV2Writer::new(AprV2Metadata::new("x"));
+    w.add_tensor("zeros", TensorDType::F32, vec![1 << 22], vec![0; 4 << 22]);
+    if let Ok(plain) = w.write() {
+        let (bytes, names) = (forge::apr::compressed(&plain, 2), "more than 256 times".to_string());
+        all.push(BadBundle {
+            what: "16 MiB of zeros in a small frame".into(),
+            bytes,
+            kind: Some(Kind::TooLarge),
+            names,
+        });
+    }
+    // A frame of the other kind than the flags say.
+    for flag in [1, 2] {
+        let mut frame = forge::apr::compressed(good, flag);
+        frame[6] ^= 3;
+        sum_header(&mut frame);
+        all.push(BadBundle::damaged(format!("a frame of flag {flag} under the flag of the other"), frame));
     }
     // LZ4: the size in front is a lie.
     for size in [0u32, 1000, u32::MAX] {

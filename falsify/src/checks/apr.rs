@@ -20,7 +20,7 @@ use engine::{Error, Kind};
 use super::Check;
 use crate::bad::{self, apr::BadBundle};
 use crate::child::Output;
-use crate::described::{int4, meant};
+use crate::described::{in_singles, int4, meant};
 use crate::forge;
 use crate::forge::apr::{TENSORS, name_of, sum_end, values};
 use crate::lab::{self, Setup, running};
@@ -653,7 +653,8 @@ pub fn f_apr_075(s: &Subject) -> Attempt {
         for (key, value) in
             first.metadata.entries.iter().filter(|(key, _)| key.contains('.') && !key.starts_with("apr."))
         {
-            t.equal(&format!("{bundle}: {key} comes back"), &last.metadata.get(key), &Some(value))?;
+            let back = last.metadata.get(key).map(in_singles);
+            t.equal(&format!("{bundle}: {key} comes back"), &back, &Some(in_singles(value)))?;
         }
         // What was native in the bundle has the very bytes again.
         if !bundle.ends_with("int8") {

@@ -3,6 +3,7 @@
 //! Laws are checked in this process on the fixture and on models of the forge; what a user sees, on the command line.
 
 mod answers;
+mod batch;
 mod context;
 mod conversation;
 mod prompts;
@@ -12,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use answers::{f_pipe_180, f_pipe_182, f_pipe_184, f_pipe_188, f_pipe_189, f_pipe_190};
+use batch::f_pipe_183;
 use compute::Want;
 use compute::backend::{NoTap, RowOutput};
 use compute::program::KV_BLOCK;
@@ -57,6 +59,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-PIPE-180", f_pipe_180),
     ("F-PIPE-181", f_pipe_181),
     ("F-PIPE-182", f_pipe_182),
+    ("F-PIPE-183", f_pipe_183),
     ("F-PIPE-184", f_pipe_184),
     ("F-PIPE-185", f_pipe_185),
     ("F-PIPE-186", f_pipe_186),

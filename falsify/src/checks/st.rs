@@ -22,6 +22,7 @@ use crate::forge;
 use crate::forge::huggingface::{Folder, reshape};
 use crate::lab::{self, Setup, running};
 use crate::oracle;
+use crate::stamp;
 use crate::subject::Subject;
 use crate::transformers::{self, trained, weights_of};
 use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
@@ -333,7 +334,7 @@ pub fn f_st_083(s: &Subject) -> Attempt {
         let content = running("a text encodes", words.encode_text(&case.text))?;
         t.equal(&format!("{:?} as nothing but text: HuggingFace's ids", case.text), &content, &case.content)?;
     }
-    for name in ["qwen2-tiny", "hf-qwen2-f16", "hf-llama-f16", "hf-llama-chat3-f16"] {
+    for name in ["qwen2-tiny", "hf-qwen2-f16", "hf-llama-f16", "hf-llama-chat3-f16", "hf-llama-spm-f16"] {
         let golden = oracle::transformers(s, name)?;
         let (_, words) = running("a folder is understood", understood(&golden.model(s)?))?;
         for case in &golden.cases {
@@ -470,7 +471,45 @@ pub fn f_st_085(s: &Subject) -> Attempt {
         let [a, b] = [answered(s, &s.forged(ours)?, &flags)?, answered(s, &s.forged(gguf)?, &flags)?];
         t.equal(&format!("{ours} and the GGUF file give the same ids"), &a, &b)?;
     }
+    converted(&mut t, s, "folders")?;
+    converted(&mut t, s, "gguf")?;
     t.done()
+}
+
+/// What `apr convert` writes are the very files that another reader answered from, transformers from folders and
+/// llama.cpp from GGUF; and we answer like it from what they were made of.
+fn converted(t: &mut Tally, s: &Subject, what: &str) -> Result<(), Halt> {
+    let golden: Json = serde_json::from_str(&s.golden_text(&format!("converted/{what}.json"))?).map_err(instrument)?;
+    for case in golden["cases"].as_array().into_iter().flatten() {
+        let name = case["from"].as_str().unwrap_or_default();
+        let given = s.forged(name)?;
+        let (there, target) = match what {
+            "folders" => (s.scratch()?.join("model"), "safetensors"),
+            _ => (s.scratch()?.join(format!("{name}.gguf")), "gguf"),
+        };
+        let paths = [given.as_os_str(), there.as_os_str()];
+        let out = s.apr(["convert"]).args(paths).args(["--to", target]).judged()?;
+        t.hold(out.code() == Some(0), || out.refute("it converts", out.err(), "exit code 0"))?;
+        let files = if there.is_dir() { crate::subject::list(&there)? } else { vec![there.clone()] };
+        for file in &files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let hash = stamp::sha256_of(file);
+            t.equal(&format!("{name} is the one that was read"), &hash.as_deref(), &case["sha256"][&*name].as_str())?;
+        }
+        t.equal("nothing is missing", &Some(files.len()), &case["sha256"].as_object().map(serde_json::Map::len))?;
+        let mut model = lab::open(s, &given, Setup { oracle: true, ..Setup::default() })?;
+        let ids: Vec<Vec<u32>> = serde_json::from_value(case["ids"].clone()).map_err(instrument)?;
+        for (text, want) in golden["texts"].as_array().into_iter().flatten().zip(&ids) {
+            let ours = running("a text encodes", model.tokenizer.encode_raw(text.as_str().unwrap_or_default()))?;
+            t.equal(&format!("{name}: ids of {text}"), &ours, want)?;
+        }
+        let want: Vec<u32> = serde_json::from_value(case["greedy"].clone()).map_err(instrument)?;
+        let answer = lab::greedy(&mut model, &ids[0], want.len())?;
+        // The end token is no part of an answer.
+        let said: Vec<u32> = want.into_iter().take_while(|id| !model.tokenizer.is_end(*id)).collect();
+        t.equal(&format!("{name}: the tokens of the other reader"), &answer.tokens, &said)?;
+    }
+    Ok(())
 }
 
 /// Support sharded models: the same tensors however they are split, and what is missing is named.
@@ -574,8 +613,9 @@ fn reshapes(folder: &Folder) -> Vec<(String, Vec<usize>, Vec<usize>)> {
 
 /// Same output as transformers library.
 pub fn f_st_089(s: &Subject) -> Attempt {
-    let mut t = Tally::new("the trained fixture and nine forged folders against transformers in F32, on cpu and plain");
+    let mut t = Tally::new("the trained fixture and ten forged folders against transformers in F32, on cpu and plain");
     for name in [
+        "hf-llama-spm-f16",
         "qwen2-tiny",
         "hf-qwen2-f32",
         "hf-qwen2-f16",

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use super::gguf::Data;
 use super::models::{Arch, Model, Scaling};
 use super::safetensors::{Tensor, Writer};
-use super::words::{CONTROL, Joins, UNUSED, Words};
+use super::words::{CONTROL, Joins, UNKNOWN, UNUSED, Words};
 
 /// A model in its folder.
 pub struct Folder {
@@ -48,7 +48,7 @@ impl Folder {
         let files = vec![
             ("config.json".into(), config(model, &words)),
             ("generation_config.json".into(), json!({"do_sample": false, "eos_token_id": [words.eos, words.pad]})),
-            ("tokenizer.json".into(), tokenizer(&words)?),
+            ("tokenizer.json".into(), tokenizer(&words)),
             ("tokenizer_config.json".into(), tokenizer_config(&words)),
         ];
         let mut weights = Writer { metadata: vec![("format".into(), "pt".into())], ..Writer::default() };
@@ -195,22 +195,34 @@ fn config(model: &Model, words: &Words) -> Json {
     config
 }
 
-fn tokenizer(words: &Words) -> io::Result<Json> {
-    let Joins::Merges(merges) = &words.joins else {
-        return Err(io::Error::other("the forge writes tokenizer.json for byte-pair encoding only"));
-    };
+fn tokenizer(words: &Words) -> Json {
     let mut vocab = Map::new();
     let mut added = Vec::new();
     for (id, (text, kind)) in words.tokens.iter().zip(&words.types).enumerate() {
+        // SentencePiece's own vocabulary has its markers too.
+        if matches!(words.joins, Joins::Scores(_)) && *kind != UNUSED {
+            vocab.insert(text.clone(), id.into());
+        }
         match *kind {
             UNUSED => {}
-            CONTROL => added.push(json!({
+            CONTROL | UNKNOWN => added.push(json!({
                 "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true,
             })),
             _ => drop(vocab.insert(text.clone(), id.into())),
         }
     }
+    let bos = &words.tokens[words.bos as usize];
+    let front = json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {bos: {"id": bos, "ids": [words.bos], "tokens": [bos]}},
+    });
+    let merges = match &words.joins {
+        Joins::Merges(merges) => merges,
+        Joins::Scores(scores) => return pieces(words, scores, vocab, added, front),
+    };
     let llama = words.pre == "llama-bpe";
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
     let expression = if llama { LLAMA3 } else { QWEN2 };
@@ -219,14 +231,7 @@ fn tokenizer(words: &Words) -> io::Result<Json> {
         Some((a, b)) if llama => json!([a, b]),
         _ => json!(m),
     };
-    let bos = &words.tokens[words.bos as usize];
-    let front = json!({
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {bos: {"id": bos, "ids": [words.bos], "tokens": [bos]}},
-    });
-    Ok(json!({
+    json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -246,7 +251,40 @@ fn tokenizer(words: &Words) -> io::Result<Json> {
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": llama,
             "vocab": vocab, "merges": merges.iter().map(merge).collect::<Vec<_>>(),
         },
-    }))
+    })
+}
+
+/// SentencePiece's words as HuggingFace's converter writes those of Llama 2: every way to make a token of two is a merge,
+/// by its score and then by the length of the left half.
+fn pieces(words: &Words, scores: &[f32], vocab: Map<String, Json>, added: Vec<Json>, front: Json) -> Json {
+    let mut merges = Vec::new();
+    for (text, score) in words.tokens.iter().zip(scores) {
+        let cuts = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
+        let halves = cuts.filter(|(a, b)| vocab.contains_key(*a) && vocab.contains_key(*b));
+        merges.extend(halves.map(|(a, b)| (-score, a.chars().count(), a, b)));
+    }
+    merges.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let (space, merges): (_, Vec<Json>) =
+        ("\u{2581}", merges.iter().map(|m| json!(format!("{} {}", m.2, m.3))).collect());
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": space}, replace(" ", space)]},
+        "pre_tokenizer": null,
+        "post_processor": front,
+        "decoder": {"type": "Sequence", "decoders": [
+            replace(space, " "), {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocab, "merges": merges,
+        },
+    })
 }
 
 fn tokenizer_config(words: &Words) -> Json {

@@ -237,9 +237,13 @@ const FOLDERS: &[Named] = &[
         rows: 322,
         ..Model::llama(Format::F16)
     }),
-    // A header and a hole of a gigabyte.
+    ("hf-llama-spm-f16", || Model { words: Words::small_pieces, padded: 416, rows: 416, ..Model::llama(Format::F16) }),
+    // A header and a hole of a gigabyte, and of three.
     ("hf-shape-0.5b", || {
         Model::full("0.5b", Mixture::Uniform(format("BF16")), Filling::Hole).unwrap_or(Model::qwen2(Format::F16))
+    }),
+    ("hf-shape-1.5b", || {
+        Model::full("1.5b", Mixture::Uniform(format("BF16")), Filling::Hole).unwrap_or(Model::qwen2(Format::F16))
     }),
 ];
 

@@ -126,6 +126,12 @@ pub static ALL: &[Saboteur] = &[
     evil("cache-ignored", "a step of one row sees nothing of the prompt", ignore_the_cache, nothing_after),
     evil("cache-recomputed", "every step runs the whole sequence again", run_everything, keep_the_last_row),
     evil("positions-shifted", "every step but the first is one position too far", shift_positions, nothing_after),
+    evil(
+        "batch-crosstalk",
+        "the second sequence of a batch begins with the first one's block",
+        lend_a_block,
+        nothing_after,
+    ),
     evil("eos-suppressed", "the best token that ends nothing is taken", ask_for_more, take_no_end),
     evil("always-token-0", "the best token is always token 0", nothing_before, |_, _, out| {
         out.rows.iter_mut().for_each(|r| r.argmax = 0);
@@ -189,6 +195,12 @@ fn shift_positions(_: &mut State, rows: &mut Vec<Row>, tables: &mut Vec<Vec<u32>
         rows.iter_mut().for_each(|r| r.position += 1);
         // The last row may now stand in a block of its own.
         tables.iter_mut().for_each(|t| t.push(t.len() as u32));
+    }
+}
+
+fn lend_a_block(_: &mut State, _: &mut Vec<Row>, tables: &mut Vec<Vec<u32>>) {
+    if let [first, second, ..] = &mut tables[..] {
+        second[0] = first[0];
     }
 }
 

@@ -9,7 +9,7 @@ use crate::file::Value;
 use crate::file::json::{Document, Field};
 
 /// Fields of `config.json`, and the keys that GGUF has for them after the architecture's name.
-const FIELDS: &[(&str, &str)] = &[
+pub(super) const FIELDS: &[(&str, &str)] = &[
     ("num_hidden_layers", "block_count"),
     ("hidden_size", "embedding_length"),
     ("intermediate_size", "feed_forward_length"),
@@ -172,7 +172,11 @@ fn origin(field: &Field<'_>) -> String {
 // ---- sampling
 
 /// Numbers of `generation_config.json` that only matter where tokens are drawn, and their keys.
-const DRAWN: &[(&str, &str)] = &[("temperature", "temp"), ("top_k", "top_k"), ("top_p", "top_p"), ("min_p", "min_p")];
+pub(super) const DRAWN: &[(&str, &str)] =
+    &[("temperature", "temp"), ("top_k", "top_k"), ("top_p", "top_p"), ("min_p", "min_p")];
+
+/// How many tokens a penalty looks back where HuggingFace's looks at the whole text.
+pub(super) const NO_WINDOW: Value = Value::Unsigned(1 << 24);
 
 /// What the model recommends.
 pub(super) fn sampling(generation: Option<&Document>, d: &mut Description<'_>) -> Result<()> {
@@ -195,7 +199,7 @@ pub(super) fn sampling(generation: Option<&Document>, d: &mut Description<'_>) -
         put(d, &penalty, "penalty_repeat")?;
         // HuggingFace's looks at the whole text.
         if penalty.float()? != 1.0 {
-            d.put("general.sampling.penalty_last_n", Value::Unsigned(1 << 24), origin(&penalty));
+            d.put("general.sampling.penalty_last_n", NO_WINDOW, origin(&penalty));
         }
     }
     Ok(())

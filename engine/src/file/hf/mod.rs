@@ -7,6 +7,7 @@
 
 mod config;
 mod tokenizer;
+pub(crate) mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

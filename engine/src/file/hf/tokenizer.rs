@@ -1,9 +1,10 @@
 //! `tokenizer.json` and `tokenizer_config.json` as metadata, under the keys that GGUF has for a tokenizer.
 //!
 //! A `tokenizer.json` is a pipeline of parts. Each part is recognised or refused by its name: one that was skipped would
-//! give other ids without a word. Byte-level BPE is what this build reads so; which cuts of words it knows is `text`'s
-//! to say, by the expressions themselves.
+//! give other ids without a word. Byte-level BPE is read so, whose cuts of words are `text`'s to know, by the expressions
+//! themselves; and SentencePiece's BPE, which merges characters and falls back to bytes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value as Json;
@@ -17,11 +18,19 @@ use crate::limits;
 /// The cut of GPT-2, which `ByteLevel` makes by itself (`use_regex`).
 const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+/// Punctuation, as the part of this name means it: Unicode's, and the other signs of ASCII.
+const PUNCTUATION: &str = r"[\p{P}$+<=>^~|`]";
+
+/// How SentencePiece writes a space.
+pub(super) const SPACE: &str = "\u{2581}";
+
 /// Token types, as GGUF numbers them.
-const NORMAL: u64 = 1;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
-const UNUSED: u64 = 5;
+pub(super) const NORMAL: u64 = 1;
+pub(super) const UNKNOWN: u64 = 2;
+pub(super) const CONTROL: u64 = 3;
+pub(super) const USER_DEFINED: u64 = 4;
+pub(super) const UNUSED: u64 = 5;
+pub(super) const BYTE: u64 = 6;
 
 /// Where the keys stand, for messages about what is missing or wrong.
 const ORIGINS: &[(&str, &str)] = &[
@@ -46,7 +55,11 @@ pub(super) fn describe(
     }
     let words = vocabulary(&tokenizer, d)?;
     merges(&tokenizer.need("model")?, d)?;
-    pipeline(&tokenizer, d)?;
+    if words.of_pieces {
+        pieces(&tokenizer, d)?;
+    } else {
+        pipeline(&tokenizer, d)?;
+    }
 
     let about = Document::read(folder, "tokenizer_config.json")?;
     ends(&words, about.as_ref(), config, generation, d)?;
@@ -57,11 +70,15 @@ pub(super) fn describe(
 // ---- words
 
 /// Token texts by id.
-struct Words(Vec<String>);
+struct Words {
+    texts: Vec<String>,
+    /// Whether they are SentencePiece's.
+    of_pieces: bool,
+}
 
 impl Words {
     fn id_of(&self, text: &str) -> Option<u64> {
-        self.0.iter().position(|t| t == text).map(|id| id as u64)
+        self.texts.iter().position(|t| t == text).map(|id| id as u64)
     }
 }
 
@@ -69,7 +86,12 @@ impl Words {
 //= F-ST-083
 fn vocabulary(tokenizer: &Document, d: &mut Description<'_>) -> Result<Words> {
     let model = tokenizer.need("model")?;
-    byte_level_bpe(&model)?;
+    let of_pieces = byte_pairs(&model)?;
+    let (bytes, unknown) = match of_pieces {
+        true => ((0..=u8::MAX).map(|b| format!("<0x{b:02X}>")).collect(), model.get("unk_token")?),
+        false => (BTreeSet::new(), None),
+    };
+    let unknown = unknown.map(|token| token.text()).transpose()?;
     let vocab = model.need("vocab")?;
     let added = match tokenizer.get("added_tokens") {
         Some(added) => added.items()?,
@@ -97,31 +119,54 @@ fn vocabulary(tokenizer: &Document, d: &mut Description<'_>) -> Result<Words> {
     };
     for (text, id) in vocab.object()? {
         let id = id.as_u64().ok_or_else(|| vocab.malformed(format!("the id of {} is no id", quoted(text))))?;
-        put(text, id, NORMAL, &|| vocab.place())?;
+        let kind = match text {
+            _ if Some(text.as_str()) == unknown => UNKNOWN,
+            _ if bytes.contains(text) => BYTE,
+            _ => NORMAL,
+        };
+        put(text, id, kind, &|| vocab.place())?;
     }
+    let mut eaters = Vec::new();
     for token in &added {
         let text = token.need("content")?.text()?;
         let flag = |name: &str| token.get(name)?.map_or(Ok(false), |f| f.bool());
-        // They change where a token is found. `normalized` does not, save for a mark that composes with its last letter.
-        for name in ["lstrip", "rstrip", "single_word"] {
+        // They change where a token is found. `normalized` does not where text is composed, save for a mark that
+        // composes with its last letter; where spaces are replaced it may, see below.
+        for name in ["lstrip", "single_word"] {
             if flag(name)? {
                 return Err(token.unsupported(format!("the added token {} has {name}", quoted(text))));
             }
         }
-        let kind = if flag("special")? { CONTROL } else { USER_DEFINED };
-        put(text, token.need("id")?.unsigned()?, kind, &|| token.place())?;
+        if of_pieces && flag("normalized")? && changed_by_normalizer(tokenizer, text)? {
+            let what = format!("the added token {} is looked for in normalized text", quoted(text));
+            return Err(token.unsupported(what));
+        }
+        let id = token.need("id")?.unsigned()?;
+        if flag("rstrip")? {
+            eaters.push(Value::Unsigned(id));
+        }
+        let kind = match flag("special")? {
+            _ if Some(text) == unknown => UNKNOWN,
+            true => CONTROL,
+            false => USER_DEFINED,
+        };
+        put(text, id, kind, &|| token.place())?;
+    }
+    if !eaters.is_empty() {
+        d.put("tokenizer.pre.rstrip", Value::Array(eaters), "tokenizer.json: added_tokens");
     }
     let (texts, kinds): (Vec<String>, Vec<u64>) = words.into_iter().unzip();
-    d.metadata.entries.insert("tokenizer.ggml.model".into(), Value::String("gpt2".into()));
+    let name = if of_pieces { "llama" } else { "gpt2" };
+    d.metadata.entries.insert("tokenizer.ggml.model".into(), Value::String(name.into()));
     let tokens = texts.iter().map(|t| Value::String(t.clone())).collect();
     d.metadata.entries.insert("tokenizer.ggml.tokens".into(), Value::Array(tokens));
     let kinds = kinds.into_iter().map(Value::Unsigned).collect();
     d.metadata.entries.insert("tokenizer.ggml.token_type".into(), Value::Array(kinds));
-    Ok(Words(texts))
+    Ok(Words { texts, of_pieces })
 }
 
-/// Refuses every model of words but byte-pair encoding of bytes.
-fn byte_level_bpe(model: &Field<'_>) -> Result<()> {
+/// Refuses every model of words but byte-pair encoding. Says whether it falls back to bytes, as SentencePiece does.
+fn byte_pairs(model: &Field<'_>) -> Result<bool> {
     let kind = match model.get("type")? {
         Some(kind) => kind.text()?,
         // Old files do not name it; theirs have merges.
@@ -129,13 +174,6 @@ fn byte_level_bpe(model: &Field<'_>) -> Result<()> {
     };
     if kind != "BPE" {
         return Err(model.unsupported(format!("tokenizers of type {} are not supported", quoted(kind))));
-    }
-    if let Some(fallback) = model.get("byte_fallback")?
-        && fallback.bool()?
-    {
-        return Err(
-            fallback.unsupported("SentencePiece in the form of tokenizer.json (byte_fallback) is not supported")
-        );
     }
     for name in ["continuing_subword_prefix", "end_of_word_suffix"] {
         if let Some(mark) = model.get(name)?
@@ -148,8 +186,16 @@ fn byte_level_bpe(model: &Field<'_>) -> Result<()> {
         Some(dropout) if dropout.float()? != 0.0 => {
             Err(dropout.unsupported("merges that are left out at random are not supported"))
         }
-        _ => Ok(()),
+        _ => flag(model, "byte_fallback", false),
     }
+}
+
+/// Whether a normalizer of pieces would make something else of a token's text.
+fn changed_by_normalizer(tokenizer: &Document, text: &str) -> Result<bool> {
+    let parts = parts(tokenizer.get("normalizer"), "normalizers")?;
+    // What it prepends would be part of the text to look for.
+    let prepends = parts.iter().map(kind_of).collect::<Result<Vec<_>>>()?.contains(&"Prepend");
+    Ok(prepends || !parts.is_empty() && text.contains([' ', '\u{2581}']))
 }
 
 /// Merge rules as `left right`, from either spelling: one string, or a pair of strings.
@@ -204,6 +250,18 @@ fn pipeline(tokenizer: &Document, d: &mut Description<'_>) -> Result<()> {
                     words.push(Value::String(GPT2_WORDS.into()));
                 }
             }
+            "Digits" if !bytes => {
+                let many = if flag(&part, "individual_digits", false)? { "" } else { "+" };
+                words.push(Value::String(format!(r"\p{{N}}{many}")));
+            }
+            "Punctuation" if !bytes => {
+                let many = match part.get("behavior")?.map(|b| b.text()).transpose()? {
+                    None | Some("Isolated") => "",
+                    Some("Contiguous") => "+",
+                    Some(other) => return Err(part.unsupported(format!("a split of kind {}", quoted(other)))),
+                };
+                words.push(Value::String(format!("{PUNCTUATION}{many}")));
+            }
             other => return Err(part.unsupported(format!("the pre-tokenizer {} is not supported here", quoted(other)))),
         }
     }
@@ -220,6 +278,76 @@ fn pipeline(tokenizer: &Document, d: &mut Description<'_>) -> Result<()> {
             other => return Err(part.unsupported(format!("the decoder {} is not supported", quoted(other)))),
         }
     }
+    Ok(())
+}
+
+/// The same for SentencePiece: spaces become U+2581, one may be put in front, and nothing else happens. There are two
+/// ways to say it: by the normalizers `Prepend` and `Replace`, and by the pre-tokenizer `Metaspace`.
+//= F-ST-083
+fn pieces(tokenizer: &Document, d: &mut Description<'_>) -> Result<()> {
+    let (mut prefix, mut replaced) = ("never", false);
+    let says = |part: &Field<'_>, name: &str, want: &str| -> Result<bool> {
+        Ok(part.get(name)?.is_some_and(|field| field.json.as_str() == Some(want)))
+    };
+    let pattern = |part: &Field<'_>, want: &str| says(&part.need("pattern")?, "String", want);
+    let refused = |part: &Field<'_>, what: &str| -> Result<Error> {
+        Ok(part.unsupported(format!(
+            "the {what} {} as it is here is not supported with byte_fallback",
+            quoted(kind_of(part)?)
+        )))
+    };
+    for part in parts(tokenizer.get("normalizer"), "normalizers")? {
+        match kind_of(&part)? {
+            "Prepend" if prefix == "never" && says(&part, "prepend", SPACE)? => prefix = "prepend",
+            "Replace" if pattern(&part, " ")? && says(&part, "content", SPACE)? => replaced = true,
+            _ => return Err(refused(&part, "normalizer")?),
+        }
+    }
+    for part in parts(tokenizer.get("pre_tokenizer"), "pretokenizers")? {
+        match kind_of(&part)? {
+            // There are no spaces any more that it could split by.
+            "Split" if replaced && pattern(&part, " ")? => {}
+            "Metaspace" if says(&part, "replacement", SPACE)? && !flag(&part, "split", true)? => {
+                let scheme = part.get("prepend_scheme")?.map(|s| s.text()).transpose()?.unwrap_or("always");
+                match (prefix, scheme) {
+                    (_, "never") | ("prepend", _) => {}
+                    (_, "first" | "always") => prefix = if scheme == "first" { "first" } else { "always" },
+                    _ => return Err(refused(&part, "pre-tokenizer")?),
+                }
+                replaced = true;
+            }
+            _ => return Err(refused(&part, "pre-tokenizer")?),
+        }
+    }
+    if !replaced {
+        return Err(Error::new(Kind::Unsupported, "pieces (byte_fallback) that keep spaces are not supported")
+            .at(tokenizer.place("normalizer")));
+    }
+    let mut seen = Vec::new();
+    for part in parts(tokenizer.get("decoder"), "decoders")? {
+        let kind = kind_of(&part)?;
+        let good = match kind {
+            "Replace" => pattern(&part, SPACE)? && says(&part, "content", " ")?,
+            "Strip" => {
+                let at = |name: &str| part.get(name)?.map_or(Ok(0), |n| n.unsigned());
+                says(&part, "content", " ")? && at("start")? == 1 && at("stop")? == 0
+            }
+            _ => matches!(kind, "ByteFallback" | "Fuse"),
+        };
+        if !good {
+            return Err(refused(&part, "decoder")?);
+        }
+        seen.push(kind);
+    }
+    // What was put in front is taken away again, and nothing else is.
+    let want = ["Replace", "ByteFallback", "Fuse", "Strip"];
+    if seen != want[..if prefix == "never" { 3 } else { 4 }] {
+        let what = format!("the decoder {} of pieces (byte_fallback) is not supported", quoted(&seen.join(", ")));
+        return Err(Error::new(Kind::Unsupported, what).at(tokenizer.place("decoder")));
+    }
+    d.put("tokenizer.pre.prefix", Value::String(prefix.into()), "tokenizer.json: pre_tokenizer");
+    let anywhere = Value::Bool(prefix != "never");
+    d.put("tokenizer.ggml.add_space_prefix", anywhere, "tokenizer.json: pre_tokenizer");
     Ok(())
 }
 
