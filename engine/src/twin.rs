@@ -71,7 +71,7 @@ pub fn compare(a: &mut Loaded, b: &mut Loaded, text: &str, limit: f64) -> Result
     let mut operations = second.operations;
     let logits = |out: &compute::Output| out.rows.iter().flat_map(|r| r.values.iter().copied()).collect::<Vec<f32>>();
     operations.push(compared((0, Stage::Logits), &logits(&first_out), &logits(&second_out), count, limit));
-    let parted = operations.iter().find(|o| !(o.apart <= limit)).cloned();
+    let parted = operations.iter().find(|o| o.apart > limit).cloned();
     Ok(Comparison { backends: (a.backend(), b.backend()), operations, parted, limit, agree: (agree, count) })
 }
 
@@ -146,7 +146,7 @@ fn compared((layer, stage): (usize, Stage), a: &[f32], b: &[f32], rows: usize, l
         let row_off: f64 = x.iter().zip(y).map(|(x, y)| square(f64::from(*x) - f64::from(*y))).sum();
         let row_whole: f64 = x.iter().map(|x| square(f64::from(*x))).sum();
         let ratio = (row_off / row_whole.max(1e-30)).sqrt();
-        if !(ratio <= limit) {
+        if ratio > limit || ratio.is_nan() {
             found.get_or_insert(row);
         }
         if ratio > worst.1 {

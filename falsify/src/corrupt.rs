@@ -13,7 +13,7 @@ use crate::sabotage::evil_input::{Layout, Part, change};
 pub struct Kind {
     /// For reports.
     pub name: &'static str,
-    how: fn(&mut Vec<u8>, &Layout, &mut Random),
+    how: fn(&mut [u8], &Layout, &mut Random),
 }
 
 /// The kinds.
@@ -45,8 +45,8 @@ fn layers(layout: &Layout) -> usize {
     layout.tensors.iter().filter(|t| t.name.ends_with("attn_q.weight")).count()
 }
 
-fn each_layer(layout: &Layout, suffix: &str, mut how: impl FnMut(&Part)) {
-    layout.tensors.iter().filter(|t| t.name.ends_with(suffix)).for_each(|t| how(t));
+fn each_layer(layout: &Layout, suffix: &str, how: impl FnMut(&Part)) {
+    layout.tensors.iter().filter(|t| t.name.ends_with(suffix)).for_each(how);
 }
 
 /// Moves rows: row `i` gets what stood in row `from(i)`.
@@ -59,7 +59,7 @@ fn move_rows(bytes: &mut [u8], part: &Part, row_bytes: usize, from: impl Fn(usiz
 }
 
 /// A quarter to all of the rows change places at random.
-fn permute_embeddings(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
+fn permute_embeddings(bytes: &mut [u8], layout: &Layout, random: &mut Random) {
     let Some(table) = layout.tensor(TABLE) else { return };
     let rows = table.data.len() / table.row_bytes();
     let mut order: Vec<usize> = (0..rows).collect();
@@ -71,7 +71,7 @@ fn permute_embeddings(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random)
 }
 
 /// One of the square projections, in every layer.
-fn transpose_projections(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
+fn transpose_projections(bytes: &mut [u8], layout: &Layout, random: &mut Random) {
     let which = ["attn_q.weight", "attn_output.weight"][random.below(2)];
     each_layer(layout, which, |t| {
         let n = t.cols;
@@ -88,7 +88,7 @@ fn transpose_projections(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Rand
 }
 
 /// Query heads trade K/V heads, or K/V heads trade places, in every layer. Elements of a head: 64 in the fixture.
-fn swap_heads(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
+fn swap_heads(bytes: &mut [u8], layout: &Layout, random: &mut Random) {
     let head = 64;
     let (names, by): (&[&str], usize) = match random.below(3) {
         0 => (&["attn_q.weight", "attn_q.bias"], 1 + random.below(3)),
@@ -105,7 +105,7 @@ fn swap_heads(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
 }
 
 /// The down projection of one or more layers is zero.
-fn drop_ffn(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
+fn drop_ffn(bytes: &mut [u8], layout: &Layout, random: &mut Random) {
     let first = random.below(layers(layout));
     let last = first + random.below(layers(layout) - first);
     for layer in first..=last {
@@ -116,7 +116,7 @@ fn drop_ffn(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
 }
 
 /// Every id means the word that stands so many places away.
-fn shift_vocabulary(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
+fn shift_vocabulary(bytes: &mut [u8], layout: &Layout, random: &mut Random) {
     let Some(table) = layout.tensor(TABLE) else { return };
     let rows = table.data.len() / table.row_bytes();
     let by = 1 + random.below(256);
@@ -124,7 +124,7 @@ fn shift_vocabulary(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
 }
 
 /// Another base, or queries and keys paired as another architecture pairs them.
-fn change_angles(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
+fn change_angles(bytes: &mut [u8], layout: &Layout, random: &mut Random) {
     let (half, head) = (32, 64);
     if random.below(2) == 0 {
         let Some(base) = layout.value("qwen2.rope.freq_base") else { return };
@@ -148,7 +148,7 @@ fn some_matrix<'a>(layout: &'a Layout, random: &mut Random) -> &'a Part {
 }
 
 /// 1 to 10 % of a tensor's blocks, all of their bytes drawn at random.
-fn corrupt_blocks(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
+fn corrupt_blocks(bytes: &mut [u8], layout: &Layout, random: &mut Random) {
     let t = some_matrix(layout, random);
     let size = t.format.0.block_bytes;
     let blocks = t.data.len() / size;
@@ -159,7 +159,7 @@ fn corrupt_blocks(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
 }
 
 /// 1 to 10 % of a tensor's scales 128 times too large, or not finite; or all of them.
-fn break_scales(bytes: &mut Vec<u8>, layout: &Layout, random: &mut Random) {
+fn break_scales(bytes: &mut [u8], layout: &Layout, random: &mut Random) {
     let t = some_matrix(layout, random);
     let size = t.format.0.block_bytes;
     // Where Q8_0, Q4_K and Q6_K have their half-float scale.

@@ -61,7 +61,7 @@ pub fn check(model: &Model, notes: &mut Notes) -> bool {
         }
     }
     dispersions.sort_by(f64::total_cmp);
-    dispersions.get(dispersions.len() / 2).is_none_or(|middle| !(*middle < CHANCE))
+    dispersions.get(dispersions.len() / 2).is_none_or(|middle| *middle >= CHANCE || middle.is_nan())
 }
 
 struct Tensor<'a> {

@@ -345,7 +345,7 @@ pub fn f_check_227(s: &Subject) -> Attempt {
         Ok(to)
     };
     let b = broken(s, "embedding-rotated")?;
-    container(&mut t, s, &bundle(&s.model()?, "good.apr")?, &bundle(&b.model()?, "bad.apr")?, "apr")?;
+    container(&mut t, s, &bundle(&s.model()?, "good.apr")?, &bundle(&b.model()?, "bad.apr")?, "APR")?;
     t.done()
 }
 

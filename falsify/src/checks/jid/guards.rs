@@ -1,7 +1,7 @@
 //! Guards of a running answer: what a sound model does not do is told while it happens, and numbers that break down end
 //! the run with the layer in which they began.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use compute::Format;
 use serde_json::Value;
@@ -65,7 +65,7 @@ fn scaled(s: &Subject, tensor: &str, steps: i32) -> Result<PathBuf, Halt> {
 }
 
 /// Stops before a word is printed, and names these.
-fn stopped(t: &mut Tally, s: &Subject, file: &PathBuf, words: &[&str]) -> Result<(), Halt> {
+fn stopped(t: &mut Tally, s: &Subject, file: &Path, words: &[&str]) -> Result<(), Halt> {
     let out = s.apr(["run"]).args([file.as_os_str()]).args(["2+2?", "--raw", "--max-tokens", "8"]).judged()?;
     t.hold(out.stdout.is_empty() && out.code() == Some(1), || {
         out.refute("it stops with code 1 and prints no text", format!("{:?}: {}", out.code(), out.out()), "no text")
