@@ -251,7 +251,7 @@ fn tidy_tree() -> Result<bool, String> {
     let root = launch::root().ok_or("no source tree here")?;
     let findings = tidy::run(&root);
     print!("{}", tidy::render(&findings));
-    Ok(findings.iter().all(|f| f.pending))
+    Ok(findings.is_empty())
 }
 
 /// Makes one file of the forge, or lists them all.

@@ -1,7 +1,6 @@
 //! `falsify tidy`: the rules of the house, as a table. Each rule is one entry with the reason why it exists.
 //!
-//! Rules read the source tree as text; they run nothing and know no verdict. A finding is pending where a table says
-//! that something comes with a later issue: it is shown and breaks nothing.
+//! Rules read the source tree as text; they run nothing and know no verdict.
 
 pub mod floors;
 pub mod growth;
@@ -35,8 +34,6 @@ pub struct Finding {
     pub at: String,
     /// What is wrong.
     pub what: String,
-    /// Comes with a later issue: shown, and breaks nothing.
-    pub pending: bool,
 }
 
 /// Every rule.
@@ -100,7 +97,7 @@ impl File {
 
 /// A finding that breaks its rule.
 fn finding(rule: &'static str, at: impl Into<String>, what: impl Into<String>) -> Finding {
-    Finding { rule, at: at.into(), what: what.into(), pending: false }
+    Finding { rule, at: at.into(), what: what.into() }
 }
 
 impl Tree {
@@ -170,11 +167,10 @@ pub fn render(findings: &[Finding]) -> String {
             text += &format!("{}: {}\n", rule.name, rule.why);
         }
         for f in of_rule {
-            text += &format!("  {}{}: {}\n", if f.pending { "pending  " } else { "" }, f.at, f.what);
+            text += &format!("  {}: {}\n", f.at, f.what);
         }
     }
-    let broken = findings.iter().filter(|f| !f.pending).count();
-    text + &format!("tidy: {broken} findings, {} pending\n", findings.len() - broken)
+    text + &format!("tidy: {} findings\n", findings.len())
 }
 
 #[cfg(test)]

@@ -16,21 +16,10 @@ struct Package {
     used_in: &'static [&'static str],
     /// For what.
     does: &'static str,
-    /// Empty, or the sentence that says when it comes.
-    comes: &'static str,
 }
 
 const fn now(name: &'static str, used_in: &'static [&'static str], does: &'static str) -> Package {
-    Package { name, used_in, does, comes: "" }
-}
-
-const fn later(
-    name: &'static str,
-    used_in: &'static [&'static str],
-    does: &'static str,
-    comes: &'static str,
-) -> Package {
-    Package { name, used_in, does, comes }
+    Package { name, used_in, does }
 }
 
 static PACKAGES: &[Package] = &[
@@ -70,12 +59,8 @@ fn missing(tree: &Tree, package: &Package, folder: &str) -> Option<Finding> {
         (false, _) => "is no direct dependency",
         (true, false) => "is a dependency that nothing uses",
     };
-    let pending = !package.comes.is_empty();
-    let when = if pending { format!(" ({})", package.comes) } else { format!(", though it does: {}", package.does) };
-    Some(Finding {
-        pending,
-        ..finding("packages", format!("{folder}/Cargo.toml"), format!("{} {what}{when}", package.name))
-    })
+    let what = format!("{} {what}, though it does: {}", package.name, package.does);
+    Some(finding("packages", format!("{folder}/Cargo.toml"), what))
 }
 
 #[cfg(test)]
@@ -84,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_package_that_is_not_used_is_found_and_one_that_comes_later_is_pending() {
+    fn a_package_that_is_not_used_is_found() {
         let files = [
             ("apr/Cargo.toml", "predicates.workspace = true\nclap = \"4\"\n"),
             ("apr/src/main.rs", "use clap::Parser;"),
@@ -94,7 +79,6 @@ mod tests {
         assert!(of("predicates").unwrap().what.contains("nothing uses"));
         assert!(of("insta").unwrap().what.contains("no direct dependency"));
         assert!(of("clap").is_none());
-        assert!(found.iter().all(|f| f.pending == f.what.contains("from issue ")), "{found:?}");
         assert_eq!(PACKAGES.len(), 15);
     }
 }

@@ -352,8 +352,8 @@ impl Memory {
         if bytes.is_empty() {
             return Ok(());
         }
-        // SAFETY: source and target have the bytes, as checked.
         let (to, from) = (self.address + at as u64, bytes.as_ptr().cast());
+        // SAFETY: source and target have the bytes, as checked.
         checked(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes.len(), self.device.stream) }, "a copy to the GPU")?;
         self.device.wait()
     }
