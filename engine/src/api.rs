@@ -24,7 +24,7 @@ use crate::limits;
 use crate::sample::Sampling;
 use crate::sample::settings::Asked;
 use crate::serve;
-use crate::session::{Answer, Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session};
+use crate::session::{Answer, Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session, Understood};
 use crate::term::{self, Terminal};
 use crate::text;
 use crate::trace::{self, Trace, Traced};
@@ -310,9 +310,8 @@ fn load(
     observer: &mut dyn Observer,
 ) -> Result<Loaded> {
     let wish = Wish { gpu: config.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
-    wish.open(&mut |warning| observer.event(Event::Warning(warning)), &|backend| {
-        Loaded::open_rewritten(&config.model_path, backend, options.context, interest, |_| {})
-    })
+    let known = || Understood::open(&config.model_path, options.context);
+    wish.open(&mut |warning| observer.event(Event::Warning(warning)), known, interest)
 }
 
 /// Where a model is to run.
@@ -327,31 +326,35 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    /// Opens something there. A GPU that is there and cannot be used is a warning where the CPU may do it too.
-    pub fn open<T>(
+    /// Opens a model there. What is wrong with its file is said before a GPU is woken up; a GPU that is there and cannot
+    /// be used is a warning where the CPU may do it too.
+    pub fn open(
         self,
         warn: &mut dyn FnMut(&str) -> Result<()>,
-        open: &dyn Fn(&dyn Backend) -> Result<T>,
-    ) -> Result<T> {
+        known: impl FnOnce() -> Result<Understood>,
+        interest: &Interest,
+    ) -> Result<Loaded> {
         let cpu = backend(self.threads)?; // wrong flags are wrong on a GPU too
+        let known = Arc::new(known()?);
+        let on = |backend: &dyn Backend| Loaded::prepare(known.clone(), backend, interest, |_| {});
         if !self.gpu && !self.gpu_if_present {
-            return open(&cpu);
+            return on(&cpu);
         }
         //= F-GPU-116
         //= F-CLI-013
         let why = match Cuda::with_image(knobs::read(&knobs::CUDA_IMAGE).as_deref()) {
-            Ok(cuda) => match open(&cuda) {
+            Ok(cuda) => match on(&cuda) {
                 Err(e) if !self.gpu && matches!(e.kind, Kind::TooLarge | Kind::Unsupported) => e.to_string(),
                 opened => return opened,
             },
             Err(absent) if self.gpu => return Err(no_gpu(&absent)),
             // No GPU is what most machines have: no news.
-            Err(Absent::NoDriver | Absent::NoDevice) => return open(&cpu),
+            Err(Absent::NoDriver | Absent::NoDevice) => return on(&cpu),
             Err(absent) => absent.to_string(),
         };
         //= F-GPU-135
         warn(&format!("not on the GPU: {why}; running on the CPU"))?;
-        open(&cpu)
+        on(&cpu)
     }
 }
 
@@ -374,7 +377,7 @@ fn no_gpu(absent: &Absent) -> Error {
         Absent::TooOld(_) => "update NVIDIA's driver",
         Absent::Broken(_) => "nvidia-smi says whether the driver works at all",
     };
-    Error::new(Kind::Unsupported, absent.to_string())
+    Error::new(Kind::Unsupported, format!("no GPU to run on: {absent}"))
         .at(Place::Flag("--gpu".into()))
         .hint(format!("{missing}, or leave the flag away to run on the CPU"))
 }
@@ -545,7 +548,9 @@ pub struct CheckOptions {
 /// Ten stages on the backend that [`run`] would use with these options, or on all of them.
 pub fn check(path: &Path, options: &CheckOptions) -> Result<Vec<CheckResult>> {
     let wish = Wish { gpu: options.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
-    let first = wish.open(&mut |_| Ok(()), &|backend| check_on(path, backend, None))?;
+    let mut loaded = wish.open(&mut |_| Ok(()), || Understood::open(path, None), &Interest::Everything)?;
+    let first = crate::check::check(&mut loaded)?;
+    drop(loaded);
     if !options.all_backends {
         return Ok(vec![first]);
     }

@@ -81,22 +81,21 @@ impl Loaded {
         interest: &Interest,
         rewrite: impl FnOnce(&mut Program),
     ) -> Result<Loaded> {
-        let (model, tokenizer, template) = understand(file::open(path)?)?;
-        let context = match context {
-            None => model.hyper.context,
-            Some(n) if n == 0 || n > model.hyper.context => {
-                return Err(Error::new(Kind::Usage, format!("a context of {n} positions"))
-                    .at(Place::Flag("--ctx-size".into()))
-                    .hint(format!("the model was made for 1 to {}", model.hyper.context)));
-            }
-            Some(n) => n,
-        };
-        let filler = (0..model.hyper.vocab as u32).filter(|id| tokenizer.is_filler(*id)).collect();
-        let mut program = program::build(&model);
+        Loaded::prepare(Arc::new(Understood::open(path, context)?), backend, interest, rewrite)
+    }
+
+    /// Prepares a model whose meaning is known.
+    pub fn prepare(
+        understood: Arc<Understood>,
+        backend: &dyn Backend,
+        interest: &Interest,
+        rewrite: impl FnOnce(&mut Program),
+    ) -> Result<Loaded> {
+        let mut program = program::build(&understood.model);
         rewrite(&mut program);
         let runner = backend.prepare(&program, interest)?;
-        model.unchanged()?;
-        Ok(Loaded { understood: Arc::new(Understood { model, tokenizer, template, context, filler }), runner })
+        understood.model.unchanged()?;
+        Ok(Loaded { understood, runner })
     }
 
     /// What runs: backend, instruction set, threads.
@@ -125,6 +124,23 @@ impl Loaded {
 }
 
 impl Understood {
+    /// Opens a file or folder: everything that can be refused before a backend is asked. `context` is how many positions
+    /// a sequence may have, if that is not what the model was made for.
+    pub fn open(path: &Path, context: Option<usize>) -> Result<Understood> {
+        let (model, tokenizer, template) = understand(file::open(path)?)?;
+        let context = match context {
+            None => model.hyper.context,
+            Some(n) if n == 0 || n > model.hyper.context => {
+                return Err(Error::new(Kind::Usage, format!("a context of {n} positions"))
+                    .at(Place::Flag("--ctx-size".into()))
+                    .hint(format!("the model was made for 1 to {}", model.hyper.context)));
+            }
+            Some(n) => n,
+        };
+        let filler = (0..model.hyper.vocab as u32).filter(|id| tokenizer.is_filler(*id)).collect();
+        Ok(Understood { model, tokenizer, template, context, filler })
+    }
+
     /// How a conversation is laid out, for people.
     pub fn layout(&self) -> String {
         match &self.template {

@@ -38,7 +38,7 @@ use crate::error::{Error, Kind, Place, Result, quoted};
 use crate::limits;
 use crate::sample::Sampling;
 use crate::scheduler::{Handle, Plan, Scheduler};
-use crate::session::{Loaded, Understood};
+use crate::session::Understood;
 use fields::Fields;
 use problem::{Answered, Problem};
 use route::Route;
@@ -426,7 +426,8 @@ fn load(server: &Server, notice: &(dyn Fn(Notice<'_>) -> Result<()> + Send + Syn
     let start = Instant::now();
     let options = &server.options;
     let mut warn = |warning: &str| notice(Notice::Warning(warning));
-    let loaded = server.wish.open(&mut warn, &|backend| Loaded::open(&server.path, backend, options.context))?;
+    let known = || Understood::open(&server.path, options.context);
+    let loaded = server.wish.open(&mut warn, known, &compute::Interest::Nothing)?;
     let mut recommended = Sampling { temperature: 0.0, ..Sampling::default() };
     for warning in recommended.recommended_by(&loaded.model.metadata)? {
         notice(Notice::Warning(&warning))?;

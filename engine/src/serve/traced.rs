@@ -18,7 +18,7 @@ use crate::api::{InferenceConfig, Options, Silent, TraceStep};
 use crate::error::{Kind, Result, quoted};
 use crate::file;
 use crate::scheduler::{Timings, Token, Usage};
-use crate::session::{Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Session};
+use crate::session::{Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Session, Understood};
 use crate::trace::{self, Trace, Traced};
 
 /// How deep a trace looks.
@@ -95,9 +95,8 @@ fn run(server: &Server, wanted: &Wanted, level: Level, cancel: &Arc<AtomicBool>)
     let options = &server.options;
     if kept.is_none() {
         let interest = Trace::new(None, false).interest();
-        let loaded = server.wish.open(&mut |_| Ok(()), &|backend| {
-            Loaded::open_rewritten(&server.path, backend, options.context, &interest, |_| {})
-        })?;
+        let known = || Understood::open(&server.path, options.context);
+        let loaded = server.wish.open(&mut |_| Ok(()), known, &interest)?;
         *kept = Some((loaded, file::sha256(&server.path)?));
     }
     let (loaded, sha256) = kept.as_mut().expect("invariant: it was put there");

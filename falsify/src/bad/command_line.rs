@@ -103,7 +103,7 @@ pub static ALL: &[Line] = &[
     refuses("a name that turns its reader around", &["run", "FOLDER/%E2%80%AEfugg", "x"], 3, &["file not found"]),
     refuses("no such name, not UTF-8", &["run", "FOLDER/%FFnothing", "x"], 3, &["file not found", "nothing"]),
     refuses("a name of 100 KB", &["run", "LONG", "x"], 4, &["xxx"]),
-    refuses("a folder", &["run", "FOLDER", "x"], 4, &["directory"]),
+    refuses("a folder", &["run", "FOLDER", "x"], 3, &["no model in", "give that file"]),
     refuses("a device", &["run", "/dev/null", "x"], 4, &["/dev/null"]),
     refuses("an address", &["run", "gopher://model", "x"], 6, &["gopher://"]),
     refuses("an address that would colour", &["run", "%1B[31m://model", "x"], 6, &["[31m"]),

@@ -14,7 +14,6 @@ const FOREIGN: &[(&str, &[u8], &str)] = &[
     ("an ELF program", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0", "ELF"),
     ("a web page", b"<!DOCTYPE html><html><title>404</title>Not found</html>", "web page"),
     ("a web page behind blanks", b"\xef\xbb\xbf\n\n  <HTML><body>Sign in</body>", "web page"),
-    ("a SafeTensors file", b"\x40\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", "SafeTensors"),
     ("JSON", b"{\"error\": \"Repository not found\"}", "JSON"),
     ("a Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"),
     ("a pickle", b"\x80\x02}q\0X\x06\0\0\0weight", "pickle"),
@@ -25,7 +24,6 @@ const FOREIGN: &[(&str, &[u8], &str)] = &[
     ("a Windows program", b"MZ\x90\0\x03\0\0\0", "Windows"),
     ("a script", b"#!/bin/sh\necho hello\n", "script"),
     ("an image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "PNG"),
-    ("an .apr file", b"APR2\0\0\0\0", ".apr"),
     ("text", b"Dear all,\nplease find the model attached.\n", "text"),
     ("zeros", &[0; 600], "zeros"),
     ("noise", b"\xde\xad\xbe\xef\x01\x02\x03\x04\x05\x06", "unknown"),
@@ -74,8 +72,8 @@ pub fn places(folder: &Path) -> io::Result<Vec<Place>> {
     let odd = std::ffi::OsString::from_vec(b"not \xff UTF-8.gguf".to_vec());
     let place = |what, path, kind| Place { what, path, kind };
     Ok(vec![
-        place("a directory", here("folder.gguf"), Kind::Unreadable),
-        place("a link to a directory", here("to-folder.gguf"), Kind::Unreadable),
+        place("a directory without a model", here("folder.gguf"), Kind::NotFound),
+        place("a link to a directory without a model", here("to-folder.gguf"), Kind::NotFound),
         place("a link to nothing", here("to-nothing.gguf"), Kind::NotFound),
         place("a link to itself", here("to-itself.gguf"), Kind::Unreadable),
         place("a link to a device", here("to-zeros.gguf"), Kind::Unreadable),
@@ -96,7 +94,7 @@ pub fn places(folder: &Path) -> io::Result<Vec<Place>> {
 pub fn places(folder: &Path) -> io::Result<Vec<Place>> {
     std::fs::create_dir(folder.join("folder.gguf"))?;
     Ok(vec![
-        Place { what: "a directory", path: folder.join("folder.gguf"), kind: Kind::Unreadable },
+        Place { what: "a directory without a model", path: folder.join("folder.gguf"), kind: Kind::NotFound },
         Place { what: "nothing", path: folder.join("nobody.gguf"), kind: Kind::NotFound },
     ])
 }

@@ -426,9 +426,13 @@ pub fn f_cli_019(s: &Subject) -> Attempt {
         ("while loading", &|| run("1").on_terminal().interrupt(1, spinning), 1.0),
         ("while loading, twice", &|| run("1").on_terminal().interrupt(2, spinning), 0.5),
         ("while loading, with --json", &|| run("1").args(["--json"]).on_terminal().interrupt(1, spinning), 1.0),
-        ("while answering, by signal", &|| run("4000").interrupt(1, answering), 1.0),
-        ("while answering, on a terminal", &|| run("4000").on_terminal().interrupt(1, on_screen), 1.0),
-        ("while answering, twice", &|| run("4000").on_terminal().interrupt(2, on_screen), 0.5),
+        ("while answering, by signal", &|| run("4000").args(["--quiet"]).interrupt(1, answering), 1.0),
+        (
+            "while answering, on a terminal",
+            &|| run("4000").args(["--quiet"]).on_terminal().interrupt(1, on_screen),
+            1.0,
+        ),
+        ("while answering, twice", &|| run("4000").args(["--quiet"]).on_terminal().interrupt(2, on_screen), 0.5),
     ];
     for (what, run, most_seconds) in cases {
         let loading = what.starts_with("while loading");
@@ -488,7 +492,8 @@ pub fn f_cli_020(s: &Subject) -> Attempt {
         ("an unknown flag", &["run", &model, "2+2?", "--frobnicate"], 2),
         ("a value that is no number", &["run", &model, "2+2?", "--max-tokens", "many"], 2),
         ("a missing file", &["run", "nonexistent.gguf", "2+2?"], 3),
-        ("a folder", &["run", &here, "2+2?"], 4),
+        ("a folder without a model", &["run", &here, "2+2?"], 3),
+        ("a device", &["run", "/dev/null", "2+2?"], 4),
         ("garbage", &["run", &garbage, "2+2?"], 5),
         ("half a file", &["run", &cut, "2+2?"], 5),
     ];

@@ -58,7 +58,10 @@ fn depends(package: &Value) -> Vec<&str> {
 /// The first line of code of these files that mentions a word.
 fn mention<'a>(files: impl Iterator<Item = &'a File>, words: &[&str]) -> Option<String> {
     let mut lines = files.flat_map(|f| f.code().map(move |(n, line)| (f, n, line)));
-    let found = lines.find(|(_, _, line)| words.iter().any(|w| line.contains(w)));
+    // Whole words: SafeTensors are no tensors.
+    let begins = |line: &str, at: usize| !line[..at].ends_with(char::is_alphanumeric);
+    let says = |line: &str, word: &str| line.match_indices(word).any(|(at, _)| begins(line, at));
+    let found = lines.find(|(_, _, line)| words.iter().any(|w| says(line, w)));
     found.map(|(f, n, line)| format!("{}:{n}: {}", f.path, line.trim()))
 }
 

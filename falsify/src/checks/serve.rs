@@ -184,9 +184,10 @@ fn interrupt(server: &Server) {
 
 /// Request timeout configurable.
 pub fn f_serve_240(s: &Subject) -> Attempt {
-    let mut t = Tally::new("apr serve --timeout 0.3 and requests for 600 tokens, whole and streamed, then a short one");
+    let mut t =
+        Tally::new("apr serve --timeout 0.3 and requests for 3500 tokens, whole and streamed, then a short one");
     let server = serve(s, &["--timeout", "0.3"])?;
-    let asked = completion(&server, "def", 600)?;
+    let asked = completion(&server, "def", 3500)?;
     let reply = server.post("/v1/completions", &asked)?;
     let said = reply.json()["error"]["code"] == "timeout";
     t.hold(reply.status == 504 && said, || server.refute("a request that is too long ends", shown(&reply), "504"))?;

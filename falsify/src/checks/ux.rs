@@ -220,7 +220,8 @@ pub fn f_ux_030(s: &Subject) -> Attempt {
     // A busy machine may hand us text late, so the time between the first text and the last looks longer than it was.
     let mut least_missing = f64::INFINITY;
     for _ in 0..3 {
-        let run = ask(s, prompt, &["--max-tokens", "128", "--threads", "1", "--verbose"])?.env("APR_ISA", "scalar");
+        let run = ask(s, prompt, &["--max-tokens", "128", "--threads", "1", "--verbose", "--no-gpu"])?
+            .env("APR_ISA", "scalar");
         let out = answered(run)?;
         let err = out.err();
         let number = |key: &str| {
@@ -273,12 +274,12 @@ pub fn f_ux_031(s: &Subject) -> Attempt {
     };
     for isa in &had {
         for threads in [1, 2] {
-            let flags = ["--max-tokens", "4", "--threads", &threads.to_string()];
+            let flags = ["--max-tokens", "4", "--no-gpu", "--threads", &threads.to_string()];
             backend(ask(s, PROMPTS[0], &flags)?.env("APR_ISA", isa), isa, Some(threads), &mut t)?;
         }
     }
     let best = had.last().copied().unwrap_or("scalar");
-    backend(ask(s, PROMPTS[0], &["--max-tokens", "4"])?, best, None, &mut t)?;
+    backend(ask(s, PROMPTS[0], &["--max-tokens", "4", "--no-gpu"])?, best, None, &mut t)?;
     t.note(format!("instruction sets: {}", had.join(", ")));
     t.done()
 }
