@@ -18,7 +18,6 @@ pub static ALL: &[Saboteur] = &[
         spoken_to(r, |line| if line == "/clear" { Vec::new() } else { vec![line] })
     }),
     evil("chat-forgets", "forgets before every line", |r| spoken_to(r, |line| vec!["/clear".into(), line])),
-    evil("ignores-gpu", "drops --gpu", |r| r.without(&["--gpu"], 0).run()),
 ];
 
 /// The real one hears other lines than were said, through a pipe. Only chats are meddled with.
