@@ -229,7 +229,7 @@ pub fn f_cli_010(s: &Subject) -> Attempt {
                 seen.refute("a terminal receives the answer alone", &*received, plain.out())
             })?;
         }
-        for (args, code) in [(["run", "nonexistent.gguf", "x"], 3), (["run", "/", "x"], 4)] {
+        for (args, code) in [(["run", "nonexistent.gguf", "x"], 3), (["run", "/dev/null", "x"], 4)] {
             for out in [s.apr(args).args([flag]).judged()?, s.apr(args).args([flag]).on_terminal().judged()?] {
                 let said = without_escapes(&(out.err() + &out.out()));
                 let told = out.code() == Some(code) && said.contains("error: ");
