@@ -564,12 +564,12 @@ pub fn check(path: &Path, options: &CheckOptions) -> Result<Vec<CheckResult>> {
 /// How far the outputs of two backends may be apart: activations in int8 add up over the layers.
 const BACKENDS_APART: f64 = 0.1;
 
-/// A model in step on the backend that [`run`] would use and on the oracle.
+/// A model in step on the CPU backend and on the oracle.
 pub fn beside_the_oracle(path: &Path, threads: Option<usize>) -> Result<Comparison> {
     twin::compare_files((path, &backend(threads)?), (path, &Plain), BACKENDS_APART)
 }
 
-/// Two models in step on the backend that [`run`] would use.
+/// Two models in step on the CPU backend.
 pub fn diff(a: &Path, b: &Path, threads: Option<usize>, limit: f64) -> Result<Comparison> {
     let backend = backend(threads)?;
     twin::compare_files((a, &backend), (b, &backend), limit)

@@ -302,8 +302,15 @@ pub fn f_cli_013(s: &Subject) -> Attempt {
 /// `--no-gpu` forces CPU path: it says so, no driver is loaded, and `--gpu` beside it is refused.
 pub fn f_cli_014(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr run --no-gpu, with the loader's list of opened libraries");
+    stays_on_cpu(&mut t, s, ask(s, PROMPTS[0], &["--no-gpu", "--verbose", "--max-tokens", "8"])?)?;
+    let both = ask(s, PROMPTS[0], &["--gpu", "--no-gpu", "--max-tokens", "8"])?.judged()?;
+    t.hold(both.code() == Some(2), || both.refute("--gpu --no-gpu is refused", format!("{:?}", both.code()), "2"))?;
+    t.done()
+}
+
+/// A run with `--no-gpu --verbose` answers, says that the CPU runs, and opens no driver of a GPU.
+fn stays_on_cpu(t: &mut Tally, s: &Subject, run: Run) -> Result<(), Halt> {
     let log = s.scratch()?.join("opened");
-    let run = ask(s, PROMPTS[0], &["--no-gpu", "--verbose", "--max-tokens", "8"])?;
     let out = answered(run.env("LD_DEBUG", "files").env("LD_DEBUG_OUTPUT", &log))?;
     let backend = out.err().lines().find(|l| l.starts_with("Backend:")).unwrap_or("no Backend line").to_string();
     let on_cpu = backend.to_lowercase().starts_with("backend: cpu");
@@ -315,9 +322,7 @@ pub fn f_cli_014(s: &Subject) -> Attempt {
     if opened.is_empty() {
         t.note("the dynamic loader left no list (a static binary, or not glibc): the Backend line is the only witness");
     }
-    let both = ask(s, PROMPTS[0], &["--gpu", "--no-gpu", "--max-tokens", "8"])?.judged()?;
-    t.hold(both.code() == Some(2), || both.refute("--gpu --no-gpu is refused", format!("{:?}", both.code()), "2"))?;
-    t.done()
+    Ok(())
 }
 
 /// The line of a list of opened libraries that is about a GPU's.

@@ -1,6 +1,6 @@
 //! F-CLI: `apr chat` and its flags.
 
-use super::{driver_opened, opened_libraries};
+use super::stays_on_cpu;
 use crate::ask::{PROMPTS, printed};
 use crate::screen::Screens;
 use crate::subject::Subject;
@@ -38,20 +38,8 @@ pub fn f_cli_013b(s: &Subject) -> Attempt {
 /// `apr chat` has `--no-gpu`: no GPU driver is opened during the chat.
 pub fn f_cli_014b(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr chat --no-gpu, with the loader's list of opened libraries");
-    let log = s.scratch()?.join("opened");
     let run = chat(s, &["--no-gpu", "--verbose"])?.stdin(format!("{}\n", PROMPTS[0]));
-    let out = run.env("LD_DEBUG", "files").env("LD_DEBUG_OUTPUT", &log).judged()?;
-    t.hold(out.code() == Some(0), || out.refute("it answers and ends", out.err(), "exit code 0"))?;
-    let backend = out.err().lines().find(|l| l.starts_with("Backend:")).unwrap_or("no Backend line").to_string();
-    let on_cpu = backend.to_lowercase().starts_with("backend: cpu");
-    t.hold(on_cpu, || out.refute("the backend is the CPU", &*backend, "Backend: CPU"))?;
-    let opened = opened_libraries(&log)?;
-    t.hold(driver_opened(&opened).is_none(), || {
-        out.refute("no GPU driver is opened", driver_opened(&opened).unwrap_or_default(), "no such library")
-    })?;
-    if opened.is_empty() {
-        t.note("the dynamic loader left no list (a static binary, or not glibc): the Backend line is the only witness");
-    }
+    stays_on_cpu(&mut t, s, run)?;
     let both = piped(s, &[], &["--gpu", "--no-gpu"])?;
     t.hold(both.code() == Some(2), || both.refute("--gpu --no-gpu is refused", format!("{:?}", both.code()), "2"))?;
     t.done()
