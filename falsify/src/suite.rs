@@ -102,6 +102,19 @@ impl Suite {
         Record { id: row.id.clone(), verdict, proofs, took_ms, apr_sha256: self.apr_sha256.clone(), machine: None }
     }
 
+    /// What there is to say of a row that this run leaves out.
+    pub fn left_out(&self, row: &'static Row) -> Record {
+        let verdict = Verdict::NotAttempted(Reason::Tier("left out of this run".into()));
+        Record {
+            id: row.id.clone(),
+            verdict,
+            proofs: Vec::new(),
+            took_ms: 0,
+            apr_sha256: self.apr_sha256.clone(),
+            machine: None,
+        }
+    }
+
     /// The row's check on this subject, whoever broke it.
     pub fn attempt(&self, row: &'static Row, subject: &Subject) -> Verdict {
         let Some(check) = checks::find(&row.id) else { return Verdict::NotAttempted(Reason::Unwritten) };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Check, apr, st};
+use super::{Check, apr, gpu, st};
 use crate::checkup::{checked, copy, told, verdicts};
 use crate::corrupt::{KINDS, corrupt};
 use crate::forge;
@@ -10,8 +10,12 @@ use crate::subject::Subject;
 use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
 
 /// The written rows of this prefix.
-pub static CHECKS: &[(&str, Check)] =
-    &[("F-CRIT-005", f_crit_005), ("F-CRIT-301", f_crit_301), ("F-CRIT-302", f_crit_302)];
+pub static CHECKS: &[(&str, Check)] = &[
+    ("F-CRIT-003", gpu::f_crit_003),
+    ("F-CRIT-005", f_crit_005),
+    ("F-CRIT-301", f_crit_301),
+    ("F-CRIT-302", f_crit_302),
+];
 
 /// Damages of each kind. All rows together may take minutes, not hours; `FALSIFY_DAMAGES` asks for more.
 const EACH: u64 = 2;

@@ -7,7 +7,7 @@ mod guards;
 
 use engine::Kind;
 
-use super::Check;
+use super::{Check, gpu};
 use crate::ask::{self, answered, ask};
 use crate::bad::{self, Bad};
 use crate::child::{Output, Run};
@@ -35,6 +35,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-JID-273", f_jid_273),
     ("F-JID-274", guards::f_jid_274),
     ("F-JID-275", guards::f_jid_275),
+    ("F-JID-276", gpu::f_jid_276),
     ("F-JID-277", f_jid_277),
     ("F-JID-278", f_jid_278),
     ("F-JID-280", guards::f_jid_280),
