@@ -1,12 +1,13 @@
 //! Causal attention over the block cache, with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 //!
-//! For one query, blocks of 64 absolute positions are taken in ascending order:
+//! For one query, each block of 64 absolute positions is a sum of its own, so that a GPU can compute all of them at once
+//! (Dao et al. 2023); the sums are put together in ascending order:
 //!
 //! ```text
-//! s[j]  = scale * sum over d ascending of fma(q[d], k[j][d])
-//! m'    = max(m, max s);  c = exp(m - m');  p[j] = exp(s[j] - m')
-//! l     = l * c + (fold of p over lanes);   o = o * c, then o = fma(p[j], v[j], o) for j ascending
-//! out   = o / l
+//! s[j] = scale * sum over d ascending of fma(q[d], k[j][d])
+//! mb   = max s;  p[j] = exp(s[j] - mb);  lb = fold of p over lanes;  ob = fma(p[j], v[j], ob) for j ascending
+//! m'   = max(m, mb);  c = exp(m - m');  cb = exp(mb - m');  l = l * c + lb * cb;  o = fma(ob, cb, o * c)
+//! out  = o / l
 //! ```
 //!
 //! Positions that the mask hides are not touched at all. Nothing here depends on what other queries are computed
@@ -64,9 +65,10 @@ impl Query {
     }
 }
 
-/// Scratch values that [`Attend`] wants for `queries` queries of `dim` elements: outputs, then four score rows.
+/// Scratch values that [`Attend`] wants for `queries` queries of `dim` elements: outputs, those of one block for four
+/// queries, four score rows.
 pub fn scratch_len(queries: usize, dim: usize) -> usize {
-    queries * dim + 4 * KV_BLOCK
+    (queries + 4) * dim + 4 * KV_BLOCK
 }
 
 impl Kernel for Attend<'_> {
@@ -76,8 +78,9 @@ impl Kernel for Attend<'_> {
         let dim = self.kv.dim(self.layer);
         let n = self.queries.len();
         assert!(self.scratch.len() >= scratch_len(n, dim));
-        let (outs, scores) = self.scratch.split_at_mut(n * dim);
-        outs[..n * dim].fill(0.0);
+        let (outs, rest) = self.scratch.split_at_mut(n * dim);
+        let (fresh, scores) = rest.split_at_mut(4 * dim);
+        outs.fill(0.0);
         let last = self.queries.iter().map(|q| q.to).max().unwrap_or(0);
         //= F-CPU-105
         for block in 0..last.div_ceil(KV_BLOCK) {
@@ -107,8 +110,8 @@ impl Kernel for Attend<'_> {
                 // query's pointers are to head_dim values, as whoever built it says.
                 unsafe {
                     match count {
-                        4 => one.step::<S, 4>(queries, outs, scores),
-                        _ => one.step::<S, 1>(queries, outs, scores),
+                        4 => one.step::<S, 4>(queries, outs, fresh, scores),
+                        _ => one.step::<S, 1>(queries, outs, fresh, scores),
                     }
                 }
                 i += count;
@@ -138,9 +141,15 @@ impl Block {
     /// Takes `N` queries through one block.
     ///
     /// # Safety
-    /// Inside `Isa::run`; K and V hold `dim * 64` values, `outs` holds `N * dim`, `scores` `N * 64`.
+    /// Inside `Isa::run`; K and V hold `dim * 64` values, `outs` and `fresh` hold `N * dim`, `scores` `N * 64`.
     #[inline(always)]
-    unsafe fn step<S: Simd, const N: usize>(&self, queries: &mut [Query], outs: &mut [f32], scores: &mut [f32]) {
+    unsafe fn step<S: Simd, const N: usize>(
+        &self,
+        queries: &mut [Query],
+        outs: &mut [f32],
+        fresh: &mut [f32],
+        scores: &mut [f32],
+    ) {
         // SAFETY: as above; visible ranges are cut to the block before anything is indexed by them.
         unsafe {
             let mut s = [[S::splat(0.0); QUARTERS]; N];
@@ -154,6 +163,8 @@ impl Block {
                 }
             }
             let mut seen = [(0, 0); N];
+            let mut weights = [(0.0, 0.0); N];
+            fresh[..N * self.dim].fill(0.0);
             for i in 0..N {
                 let scores = &mut scores[i * KV_BLOCK..(i + 1) * KV_BLOCK];
                 seen[i] =
@@ -161,63 +172,61 @@ impl Block {
                 for j in 0..QUARTERS {
                     S::store(scores.as_mut_ptr().add(j * LANES), S::mul(s[i][j], S::splat(self.scale)));
                 }
-                let out = &mut outs[i * self.dim..(i + 1) * self.dim];
-                self.soften::<S>(&mut queries[i], scores, seen[i], out);
+                weights[i] = self.soften::<S>(&mut queries[i], scores, seen[i]);
             }
             // Where all see the same positions V is loaded once for all; the rest goes one by one.
             let from = seen.iter().map(|r| r.0).max().unwrap_or(0);
             let to = seen.iter().map(|r| r.1).min().unwrap_or(0).max(from);
             for i in 0..N {
-                let (p, out) = (&scores[i * KV_BLOCK..], &mut outs[i * self.dim..(i + 1) * self.dim]);
+                let (p, out) = (&scores[i * KV_BLOCK..], &mut fresh[i * self.dim..(i + 1) * self.dim]);
                 self.mix::<S, 1>(p, out, (seen[i].0, from.min(seen[i].1)));
             }
-            self.mix::<S, N>(scores, outs, (from, to));
+            self.mix::<S, N>(scores, fresh, (from, to));
             for i in 0..N {
-                let (p, out) = (&scores[i * KV_BLOCK..], &mut outs[i * self.dim..(i + 1) * self.dim]);
+                let (p, out) = (&scores[i * KV_BLOCK..], &mut fresh[i * self.dim..(i + 1) * self.dim]);
                 self.mix::<S, 1>(p, out, (to.max(seen[i].0), seen[i].1));
+            }
+            for i in 0..N {
+                let (keep, add) = (S::splat(weights[i].0), S::splat(weights[i].1));
+                for d in (i * self.dim..(i + 1) * self.dim).step_by(LANES) {
+                    let out = outs.as_mut_ptr().add(d);
+                    S::store(out, S::fma(S::load(fresh.as_ptr().add(d)), add, S::mul(S::load(out), keep)));
+                }
             }
         }
     }
 
-    /// Scores to probabilities (unnormalised), and the running maximum, sum and output rescaled.
+    /// Scores to probabilities (unnormalised) of this block alone, and the running maximum and sum moved on. Returns what
+    /// the output so far and that of this block are to be multiplied by.
     ///
     /// # Safety
-    /// Inside `Isa::run`; `scores` holds 64 values, `out` `dim`.
+    /// Inside `Isa::run`; `scores` holds 64 values.
     #[inline(always)]
-    unsafe fn soften<S: Simd>(
-        &self,
-        query: &mut Query,
-        scores: &mut [f32],
-        (from, to): (usize, usize),
-        out: &mut [f32],
-    ) {
+    unsafe fn soften<S: Simd>(&self, query: &mut Query, scores: &mut [f32], (from, to): (usize, usize)) -> (f32, f32) {
         if let Some(cap) = self.softcap {
             for s in &mut scores[from..to] {
                 *s = cap * (*s / cap).tanh();
             }
         }
-        // SAFETY: all vectors are 16 values inside `scores` or `out`, whose length is a multiple of 16.
+        // SAFETY: all vectors are 16 values inside `scores`.
         unsafe {
             // A NaN score does not win the maximum, but exp passes it on into the sum.
-            let max = scores[from..to].iter().fold(query.max, |m, &s| if s > m { s } else { m });
-            let (top, keep) = (S::splat(max), exp_one::<S>(query.max - max));
+            let top = scores[from..to].iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
             let mut sum = S::splat(0.0);
             for j in 0..QUARTERS {
                 let p = scores.as_mut_ptr().add(j * LANES);
-                S::store(p, exp::<S>(S::sub(S::load(p), top)));
+                S::store(p, exp::<S>(S::sub(S::load(p), S::splat(top))));
             }
             scores[..from].fill(0.0);
             scores[to..KV_BLOCK].fill(0.0);
             for j in 0..QUARTERS {
                 sum = S::add(sum, S::load(scores.as_ptr().add(j * LANES)));
             }
-            query.sum = query.sum * keep + S::sum(sum);
+            let max = if top > query.max { top } else { query.max };
+            let (keep, add) = (exp_one::<S>(query.max - max), exp_one::<S>(top - max));
+            query.sum = query.sum * keep + S::sum(sum) * add;
             query.max = max;
-            if keep != 1.0 {
-                for o in out.iter_mut() {
-                    *o *= keep;
-                }
-            }
+            (keep, add)
         }
     }
 

@@ -14,6 +14,10 @@
 //! `prepare` uploads the tiles and makes a [`plan`]. A step is one upload (rows, block tables, ranges), its kernels, and
 //! one download (the guard's numbers; logits where they were asked for). The kernels of a small batch are recorded once
 //! as a graph. The KV cache stays on the device, in slabs of blocks of half-precision K and V.
+//!
+//! A single row takes six kernels a layer: a product norms its input itself where nobody else reads it, adds its result
+//! to the residual, and turns a gate into activations for the next product. Attention over a long context is shared out
+//! over blocks of threads, and the last of them puts the sums of the cache's blocks together in order.
 
 pub mod driver;
 mod images;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::Cuda;
 use super::driver::{Device, Graph, Kernel, Memory, Pinned};
-use super::kernels::{self as k, Argument, Kernels, NORM_SHARED, Stats};
+use super::kernels::{self as k, Argument, Kernels, NORM_SHARED, PRODUCT_SHARED, Stats};
 use super::plan::{Elementwise, Node, Plan, Turn, Work};
-use super::storage::{PANEL, Room, STEP, Weights, stats_pieces, upload};
+use super::storage::{PANEL, Room, STEP, Splits, Weights, stats_pieces, upload};
 use crate::backend::{Batch, Counters, Interest, Output, RowOutput, Runner, Tap, Want, top_k};
 use crate::cpu::tile::TILE_ROWS;
 use crate::error::{Error, Result};
@@ -16,6 +16,8 @@ use crate::program::{KV_BLOCK, Op, Program, RopeLayout, RopeTable, WeightId};
 /// Steps that a warp takes at once, and warps that compute dot products, in `product_one`.
 const PIECE: usize = 8;
 const PRODUCERS: usize = 7;
+/// Bytes of what is known of a block of activations.
+const ACT_META: usize = 16;
 /// Elements of a head that `attend_rows` has threads for.
 const HEAD_DIM_MAX: usize = 256;
 /// Blocks of the KV cache that are allocated together, and the most there can be.
@@ -25,6 +27,12 @@ const BLOCKS_MAX: usize = 1 << 16;
 const GRAPH_ROWS_MAX: usize = 64;
 /// Up to here attention has the device to itself.
 const FEW_ROWS: usize = 8;
+/// Blocks of the cache that a block of threads of attention takes at once, and blocks of threads of one head at most.
+const ABREAST: usize = 4;
+const SPLITS_MAX: usize = 64;
+/// Tiles of a large matrix that a block of threads takes one after the other, and how many tiles make it large.
+const RUN: usize = 4;
+const LARGE: usize = 2048;
 /// Rows whose buffers are there at once: a longer batch runs in parts, which costs launches and saves memory.
 const ROWS_AT_ONCE: usize = 256;
 /// Graphs that are kept.
@@ -32,7 +40,7 @@ const GRAPHS_MAX: usize = 32;
 
 pub(super) struct CudaRunner {
     // Graphs hold addresses of everything below: they go first.
-    graphs: HashMap<(usize, usize), Graph>,
+    graphs: HashMap<(usize, usize, usize), Graph>,
     device: Arc<Device>,
     kernels: Arc<Kernels>,
     name: String,
@@ -42,6 +50,9 @@ pub(super) struct CudaRunner {
     room: Option<Room>,
     /// Whether a long batch may run in parts: no row sees later ones, and nobody looks at whole batches.
     in_parts: bool,
+    splits: Option<Splits>,
+    /// Blocks of threads of one head in this step.
+    split: usize,
     /// For each rope table: cos and sin of the positions so far.
     turns: Vec<Memory>,
     positions: usize,
@@ -95,6 +106,8 @@ impl CudaRunner {
             weights,
             room: None,
             in_parts,
+            splits: None,
+            split: 1,
             slabs: Vec::new(),
             blocks: Vec::new(),
             reserved: 0,
@@ -138,30 +151,31 @@ impl Runner for CudaRunner {
         let uploaded = self.write_inputs(batch)?;
         let (wanted, taps) = (self.wanted.len(), self.plan.nodes.iter().any(|n| !n.taps.is_empty()));
         if taps || rows > GRAPH_ROWS_MAX {
-            for node in &self.plan.nodes {
-                self.issue(node, rows)?;
+            for (i, node) in self.plan.nodes.iter().enumerate() {
+                self.issue(i, rows)?;
                 for t in &node.taps {
                     let values = self.buffer_values(t.buffer, 0, rows)?;
                     tap.observe(t.index, t.tag, rows, &values);
                 }
             }
         } else {
-            if !self.graphs.contains_key(&(rows, wanted)) {
+            let key = (rows, wanted, self.split);
+            if !self.graphs.contains_key(&key) {
                 if self.graphs.len() == GRAPHS_MAX {
                     self.graphs.clear();
                 }
-                let graph = self.device.record(|| self.plan.nodes.iter().try_for_each(|n| self.issue(n, rows)))?;
-                self.graphs.insert((rows, wanted), graph);
+                let graph = self.device.record(|| (0..self.plan.nodes.len()).try_for_each(|i| self.issue(i, rows)))?;
+                self.graphs.insert(key, graph);
             }
             //= F-GPU-120 F-GPU-121 F-GPU-122 F-GPU-123 F-GPU-124 F-CRIT-003
             // SAFETY: what was recorded uses weights, buffers, tables and cache of this runner, which live; whoever
             // replaces one of them clears the graphs first.
-            unsafe { self.graphs[&(rows, wanted)].launch()? };
+            unsafe { self.graphs[&key].launch()? };
         }
         let downloaded = self.finish(batch, out)?;
         self.counters.steps += 1;
         self.counters.rows += rows as u64;
-        self.counters.kernels += self.plan.nodes.len() as u64;
+        self.counters.kernels += self.plan.nodes.iter().filter(|n| rows > 1 || !n.joined).count() as u64;
         self.counters.copied_bytes += (uploaded + downloaded) as u64;
         self.counters.weight_passes += self.passes(rows, wanted);
         Ok(())
@@ -250,11 +264,36 @@ impl CudaRunner {
             }
             self.positions = count;
         }
+        self.make_splits(batch)?;
         let bytes = input_bytes(batch, self.plan.visible.len(), wanted);
         if bytes > self.staging.bytes() {
             self.graphs.clear();
             self.inputs = self.device.zeroed(2 * bytes, "inputs of a step")?;
             self.staging = Pinned::new(&self.device, 2 * bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Decides how many blocks of threads share a head, so that few rows with a long context use the whole device.
+    fn make_splits(&mut self, batch: &Batch<'_>) -> Result<()> {
+        self.split = 1;
+        let rows = batch.rows.len();
+        if rows > FEW_ROWS {
+            return Ok(());
+        }
+        let blocks = |op: &Op, r: usize| {
+            let (from, to) = batch.visible(op, r);
+            to.div_ceil(KV_BLOCK) - from / KV_BLOCK
+        };
+        let most = self.plan.visible.iter().flat_map(|op| (0..rows).map(move |r| blocks(op, r))).max().unwrap_or(0);
+        self.split = most.div_ceil(ABREAST).next_power_of_two().min(SPLITS_MAX);
+        let fits = self.splits.as_ref().is_some_and(|s| s.rows >= rows && s.stride >= most);
+        if self.split > 1 && !fits {
+            let before = self.splits.as_ref().map_or((0, 0), |s| (s.rows, s.stride));
+            self.graphs.clear();
+            self.splits = None;
+            let (rows, stride) = (rows.max(before.0), most.next_power_of_two().max(before.1));
+            self.splits = Some(Splits::new(&self.device, &self.program, rows, stride)?);
         }
         Ok(())
     }
@@ -340,7 +379,11 @@ impl CudaRunner {
     }
 
     /// Asks the stream for one node.
-    fn issue(&self, node: &Node, rows: usize) -> Result<()> {
+    fn issue(&self, index: usize, rows: usize) -> Result<()> {
+        let node = &self.plan.nodes[index];
+        if node.joined && rows == 1 {
+            return Ok(());
+        }
         let inputs = self.input_places(rows);
         let ks = &*self.kernels;
         let width = |id: usize| self.program.buffers[id];
@@ -391,9 +434,25 @@ impl CudaRunner {
             Work::Attend { op, q, k, visible, quantise } => {
                 self.attend(op, [q.as_ref(), k.as_ref()], *visible, *quantise, rows, &inputs)
             }
-            Work::Product { src, packed, parts } => {
-                let list = parts.iter().map(|p| (p.weight, vector(&p.bias), self.buf(p.dst)));
-                self.product(list, *packed, self.acts(*src, true), self.buf(*src), rows)
+            Work::Product { src, packed, parts, norm, gate } => {
+                let list = parts.iter().map(|p| {
+                    let part = k::Part { bias: vector(&p.bias), out: self.buf(p.dst), ..k::Part::default() };
+                    (p.weight, k::Part { add: p.add.map_or(0, |b| self.buf(b)), ..part })
+                });
+                let before = match &self.plan.nodes[index.saturating_sub(1)].work {
+                    Work::Norm { src, weight, eps, .. } if *norm => {
+                        k::Before { x: self.buf(*src), weight: vector(weight), eps: *eps, unused: 0 }
+                    }
+                    _ => k::Before::default(),
+                };
+                let after = match self.plan.nodes.get(index + 1).map(|n| &n.work) {
+                    Some(Work::Map { op, dst: Some(dst), .. }) if *gate => {
+                        Some(k::After { dst: self.buf(*dst), acts: self.acts(*dst, true), op: *op as i32, unused: 0 })
+                    }
+                    _ => None,
+                };
+                let input = Input { acts: self.acts(*src, true), x: self.buf(*src), packed: *packed, columns: rows };
+                self.product(list, &input, before, after)
             }
             Work::Logits { src, weight, scale } => self.logits(*src, *weight, *scale, &inputs),
         }
@@ -442,6 +501,7 @@ impl CudaRunner {
             unused: 0,
         };
         self.launch(&self.kernels.rope_rows, [rows, turned + kv.heads], 64, 0, &[p.bytes(), inputs.bytes()])?;
+        let splits = self.splits.as_ref();
         let p = k::Attend {
             q: buf(q),
             dst: buf(dst),
@@ -453,67 +513,86 @@ impl CudaRunner {
             scale: *scale,
             softcap: softcap.unwrap_or(0.0),
             rows: rows as i32,
-            unused: 0,
+            splits: self.split as i32,
             acts: self.acts(dst.0 as usize, quantise),
+            sums: splits.map_or(0, |s| at(&s.sums)),
+            tops: splits.map_or(0, |s| at(&s.tops)),
+            arrived: splits.map_or(0, |s| at(&s.arrived)),
+            stride: splits.map_or(0, |s| s.stride as i32),
+            unused: 0,
         };
         //= F-GPU-131
         let kernel = if rows <= FEW_ROWS { &self.kernels.attend_few } else { &self.kernels.attend_many };
-        self.launch(kernel, [rows, *heads], 256, 0, &[p.bytes(), inputs.bytes()])
+        self.launch(kernel, [rows * self.split, *heads], 256, 0, &[p.bytes(), inputs.bytes()])
     }
 
     fn matrix(&self, id: WeightId) -> u64 {
         self.weights.matrices[id.0 as usize].expect("invariant: every matrix was uploaded")
     }
 
-    /// Matrices (weight, bias, output) over one input of `columns` rows.
+    /// Matrices (weight, and where its rows go) over one input. Only one row may bring a norm before or a gate after.
     fn product(
         &self,
-        list: impl Iterator<Item = (WeightId, u64, u64)>,
-        packed: bool,
-        acts: k::Acts,
-        x: u64,
-        columns: usize,
+        list: impl Iterator<Item = (WeightId, k::Part)>,
+        input: &Input,
+        before: k::Before,
+        after: Option<k::After>,
     ) -> Result<()> {
+        let Input { acts, x, packed, columns } = *input;
         let mut parts = k::Parts::default();
-        let (mut count, mut tiles, mut cols, mut shared) = (0, 0, 0, 0);
-        for (weight, bias, out) in list {
+        let (mut count, mut tiles, mut cols) = (0, 0, 0);
+        for (weight, part) in list {
             let w = self.program.w(weight);
-            let kind = w.format.0.ggml_type as i32;
             parts[count] = k::Part {
                 weights: self.matrix(weight),
-                bias,
-                out,
                 rows: w.rows as i32,
-                kind,
+                kind: w.format.0.ggml_type as i32,
                 first_tile: tiles as i32,
-                unused: 0,
+                ..part
             };
             count += 1;
             tiles += w.rows.div_ceil(TILE_ROWS);
             cols = w.cols;
-            shared = shared.max(one_shared(kind as u32, w.cols / STEP));
         }
         if columns == 0 {
             return Ok(());
         }
         let ks = &*self.kernels;
-        let (count, columns_i) = (count as i32, columns as i32);
+        let kinds = || parts[..count].iter().map(|p| p.kind as u32);
+        let (count_i, columns_i) = (count as i32, columns as i32);
         if !packed {
-            let p = k::FloatProduct { parts, count, cols: cols as i32, columns: columns_i, unused: 0, x };
+            let p = k::FloatProduct { parts, count: count_i, cols: cols as i32, columns: columns_i, unused: 0, x };
             return match columns {
                 1 => self.launch(&ks.float_one, [tiles, 1], 256, 0, &[p.bytes()]),
                 n => self.launch(&ks.float_many, [tiles, n.div_ceil(8)], 256, 0, &[p.bytes()]),
             };
         }
+        let run = if count == 1 && tiles >= LARGE { RUN } else { 1 };
+        let steps = cols / STEP;
         //= F-GPU-130
-        let p = k::Product { parts, count, steps: (cols / STEP) as i32, columns: columns_i, unused: 0, acts };
-        match columns {
-            1 => {
-                let threads = 32 * (1 + producers(cols / STEP));
-                self.launch(&ks.product_one, [tiles, 1], threads, shared, &[p.bytes()])
+        let p = k::Product {
+            parts,
+            count: count_i,
+            steps: steps as i32,
+            columns: columns_i,
+            run: run as i32,
+            acts,
+            before: if columns == 1 { before } else { k::Before::default() },
+            after: after.unwrap_or_default(),
+        };
+        let in_turn = if after.is_some() { 2 * count } else { run };
+        match one_shape(kinds(), steps, in_turn, before.x != 0).filter(|_| columns == 1) {
+            Some((threads, shared)) if after.is_some() => {
+                let pairs = tiles / count / 2;
+                self.launch(&ks.product_gated, [pairs, 1], threads, shared, &[p.bytes()])
             }
-            n => {
-                let grid = [tiles.div_ceil(4), n.div_ceil(4 * PANEL)];
+            Some((threads, shared)) => {
+                let count = tiles as i32;
+                let arguments = [p.bytes(), count.bytes()];
+                self.launch(&ks.product_one, [tiles.div_ceil(run), 1], threads, shared, &arguments)
+            }
+            None => {
+                let grid = [tiles.div_ceil(4), columns.div_ceil(4 * PANEL)];
                 self.launch(&ks.product_many, grid, 128, 0, &[p.bytes(), (tiles as i32).bytes()])
             }
         }
@@ -534,8 +613,9 @@ impl CudaRunner {
             acts,
         };
         self.launch(&ks.map_rows, [wanted, hidden.div_ceil(256)], 256, 0, &[gather.bytes(), inputs.bytes()])?;
-        let list = [(weight, 0, at(&room.logits))].into_iter();
-        self.product(list, room.head_acts.is_some(), acts, at(&room.head), wanted)?;
+        let list = [(weight, k::Part { out: at(&room.logits), ..k::Part::default() })].into_iter();
+        let input = Input { acts, x: at(&room.head), packed: room.head_acts.is_some(), columns: wanted };
+        self.product(list, &input, k::Before::default(), None)?;
         if scale != 1.0 {
             let (src, width, op) = (at(&room.logits), vocab as i32, Elementwise::Scale as i32);
             let p = k::Map { src, dst: src, width, op, scale, ..k::Map::default() };
@@ -639,9 +719,25 @@ fn turns(table: &RopeTable, count: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Warps of `product_one` that compute dot products.
-fn producers(steps: usize) -> usize {
-    steps.div_ceil(PIECE).clamp(1, PRODUCERS)
+/// What a product reads: quantised and as it is.
+struct Input {
+    acts: k::Acts,
+    x: u64,
+    packed: bool,
+    columns: usize,
+}
+
+/// Threads and shared memory of `product_one` for matrices of these formats: as many warps that compute dot products as
+/// have work and fit. None if not one does.
+fn one_shape(kinds: impl Iterator<Item = u32>, steps: usize, in_turn: usize, norm: bool) -> Option<(usize, usize)> {
+    let kinds: Vec<u32> = kinds.collect();
+    let most = steps.div_ceil(PIECE).clamp(1, PRODUCERS);
+    (1..=most).rev().find_map(|producers| {
+        let room = kinds.iter().map(|kind| one_room(*kind, steps, producers, in_turn)).max().unwrap_or(0);
+        let vectors = if norm { 8 * steps * STEP } else { 0 };
+        let shared = steps * (STEP + ACT_META) + room.max(vectors);
+        (shared <= PRODUCT_SHARED as usize).then_some((32 * (1 + producers), shared))
+    })
 }
 
 /// Scales of a step, and whether there are minima, of a packed format that `kernels/formats.cuh` has.
@@ -660,12 +756,12 @@ fn is_known(kind: u32) -> bool {
     matches!(kind, 0 | 1 | 30) || packed_shape(kind).is_some()
 }
 
-/// Shared memory of `product_one`: by, dot and minimum of each run of a segment; two segments if there are more.
-fn one_shared(kind: u32, steps: usize) -> usize {
+/// By, dot and minimum of each run of a segment; two segments if there are more.
+fn one_room(kind: u32, steps: usize, producers: usize, in_turn: usize) -> usize {
     let (subs, min) = packed_shape(kind).unwrap_or((1, false));
-    let runs = producers(steps) * PIECE * subs;
+    let runs = producers * PIECE * subs;
     let buffer = if min { (3 * TILE_ROWS + 1) * runs } else { 2 * TILE_ROWS * runs };
-    let segments = steps.div_ceil(PIECE).div_ceil(producers(steps));
+    let segments = steps.div_ceil(PIECE).div_ceil(producers) * in_turn;
     4 * buffer * segments.min(2)
 }
 
@@ -678,8 +774,11 @@ mod tests {
         for spec in crate::quant::ALL {
             assert!(is_known(spec.ggml_type), "{}", spec.name);
             assert_eq!(packed_shape(spec.ggml_type).is_some(), spec.kernels.packing.is_some(), "{}", spec.name);
-            for steps in [1, 8, 64, 65, 1000] {
-                assert!(one_shared(spec.ggml_type, steps) <= super::super::kernels::PRODUCT_SHARED as usize);
+            // A vector that is normed on the way, the longest rows of models that are, and too long ones.
+            for (steps, norm, fits) in [(1, true, true), (128, true, true), (924, false, true), (1400, false, false)] {
+                let shape = one_shape([spec.ggml_type].into_iter(), steps, 4, norm);
+                assert_eq!(shape.is_some(), fits, "{} {steps}", spec.name);
+                assert!(shape.is_none_or(|(threads, shared)| threads <= 256 && shared <= PRODUCT_SHARED as usize));
             }
         }
     }

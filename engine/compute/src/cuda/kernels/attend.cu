@@ -1,5 +1,6 @@
-// Causal attention over the block cache with an online softmax, in the order of cpu/attend.rs: blocks of 64 absolute
-// positions ascending, positions ascending within. Scores stay in shared memory.
+// Causal attention over the block cache in the order of cpu/attend.rs: every block of 64 absolute positions is a sum of
+// its own, positions ascending, and the sums are put together in ascending order. Scores stay in shared memory. A long
+// context is split over several blocks of threads, the last of which puts their sums together.
 #include "batch.cuh"
 
 struct Attend {
@@ -8,8 +9,13 @@ struct Attend {
     u64 layer_at;   // of this layer in a block, in halves
     int heads, kv_heads, head_dim, visible; // visible: which set of ranges
     float scale, softcap; // softcap 0: none
-    int rows, unused;
+    int rows;
+    int splits; // blocks of threads of one head; with one, the rest is not used
     Acts acts;
+    float* sums;   // [rows, heads, stride, head_dim]: of each block of the cache
+    float2* tops;  // [rows, heads, stride]: largest score, sum of exponentials
+    u32* arrived;  // [rows, heads]: how many blocks of threads are done; 0 before and after
+    int stride, unused;
 };
 
 // Blocks of the cache whose scores are computed together.
@@ -75,26 +81,49 @@ template <int BATCH> __device__ __forceinline__ void mix(float out[2], const flo
     }
 }
 
-// One head of one row. Threads: one per position of four blocks, then one for each two elements of the head.
+// What the blocks so far come to, for one element of the output.
+struct Running {
+    float max, sum, out;
+
+    __device__ __forceinline__ void take(float top, float part_sum, float part_out) {
+        const float larger = top > max ? top : max;
+        const float keep = exp_or_none(max - larger), add = exp_or_none(top - larger);
+        sum = sum * keep + part_sum * add;
+        out = fmaf(part_out, add, out * keep);
+        max = larger;
+    }
+    static __device__ __forceinline__ float exp_or_none(float x) { return x == -INFINITE ? 0.0f : exp_contract(x); }
+};
+
+// Blocks whose sums are read at once.
+#define TOGETHER 8
+
+// One head of one row, or a part of its positions. Threads: one per position of four blocks; the same sixty-four then
+// sum up their block, and then there is one per element of the head.
 template <int BATCH> __device__ __forceinline__ void attend(const Attend& p, const Inputs& in) {
-    __shared__ __align__(16) float q[256], probability[ABREAST * KV_BLOCK], warp_max[8], block_sum[ABREAST], whole[256];
+    __shared__ __align__(16) float q[256], probability[ABREAST * KV_BLOCK], part[ABREAST][256];
+    __shared__ float warp_max[8], block_sum[ABREAST];
+    __shared__ int is_last;
     wait_for_inputs();
     let_next_start();
-    const int tid = threadIdx.x, lane = tid & 31, warp = tid / 32, head = blockIdx.y, n = p.head_dim;
-    const u64* table = in.tables + in.rows[blockIdx.x].table;
-    const u32* range = in.visible + ((size_t)p.visible * p.rows + blockIdx.x) * 2;
+    const int tid = threadIdx.x, lane = tid & 31, warp = tid / 32, group = tid / KV_BLOCK, head = blockIdx.y, n = p.head_dim;
+    const int row = blockIdx.x / p.splits, split = blockIdx.x % p.splits;
+    const u64* table = in.tables + in.rows[row].table;
+    const u32* range = in.visible + ((size_t)p.visible * p.rows + row) * 2;
     const int from = range[0], to = range[1];
     const int kv_head = head / (p.heads / p.kv_heads);
-    const size_t at = ((size_t)blockIdx.x * p.heads + head) * n;
+    const size_t index = (size_t)row * p.heads + head, at = index * n;
     const u64 k_at = p.layer_at + (u64)kv_head * n * KV_BLOCK;
     const u64 v_at = p.layer_at + (u64)(p.kv_heads + kv_head) * n * KV_BLOCK;
     if (tid < n) q[tid] = p.q[at + tid];
-    float max = -INFINITE, sum = 0.0f, out[2] = {0.0f, 0.0f};
-    const int last = (to + KV_BLOCK - 1) / KV_BLOCK;
-    for (int first = from / KV_BLOCK; first < last; first += ABREAST) {
+    Running all = {-INFINITE, 0.0f, 0.0f};
+    const int first = from / KV_BLOCK, count = (to + KV_BLOCK - 1) / KV_BLOCK - first;
+    const int each = ((count + p.splits - 1) / p.splits + ABREAST - 1) / ABREAST * ABREAST;
+    const int end = (split + 1) * each < count ? (split + 1) * each : count;
+    for (int four = split * each; four < end; four += ABREAST) {
         __syncthreads();
-        const int block = first + tid / KV_BLOCK, position = block * KV_BLOCK + tid % KV_BLOCK;
-        const bool seen = position >= from && position < to;
+        const int block = first + four + group, begin = block * KV_BLOCK, position = begin + tid % KV_BLOCK;
+        const bool there = four + group < end, seen = there && position >= from && position < to;
         float s = 0.0f;
         if (seen) {
             s = score<BATCH>(q, (const u16*)table[block] + k_at + tid % KV_BLOCK, n) * p.scale;
@@ -108,50 +137,72 @@ template <int BATCH> __device__ __forceinline__ void attend(const Attend& p, con
         }
         if (lane == 0) warp_max[warp] = top;
         __syncthreads();
-        float mine = max;
-        for (int b = 0; b <= tid / KV_BLOCK; b++) {
-            mine = warp_max[2 * b] > mine ? warp_max[2 * b] : mine;
-            mine = warp_max[2 * b + 1] > mine ? warp_max[2 * b + 1] : mine;
-        }
+        const float mine = warp_max[2 * group + 1] > warp_max[2 * group] ? warp_max[2 * group + 1] : warp_max[2 * group];
         probability[tid] = seen ? exp_contract(s - mine) : 0.0f;
         __syncthreads();
         if (tid < 16 * ABREAST) {
             const float* x = probability + tid / 16 * KV_BLOCK + tid % 16;
-            float part = fold16((((0.0f + x[0]) + x[16]) + x[32]) + x[48]);
-            if (tid % 16 == 0) block_sum[tid / 16] = part;
+            float sum = fold16((((0.0f + x[0]) + x[16]) + x[32]) + x[48]);
+            if (tid % 16 == 0) block_sum[tid / 16] = sum;
+        }
+        if (there) {
+            const int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
+            for (int d = 2 * (tid % KV_BLOCK); d < n; d += 2 * KV_BLOCK) {
+                const u16* v = (const u16*)table[block] + v_at + d;
+                float out[2] = {0.0f, 0.0f};
+                if (BATCH == 64 && j1 - j0 == KV_BLOCK) mix_whole(out, probability + group * KV_BLOCK, v, n);
+                else mix<16>(out, probability + group * KV_BLOCK, v, n, j0, j1);
+                part[group][d] = out[0];
+                part[group][d + 1] = out[1];
+            }
         }
         __syncthreads();
-        for (int b = 0; b < ABREAST && first + b < last; b++) {
-            float before = max;
-            max = warp_max[2 * b] > max ? warp_max[2 * b] : max;
-            max = warp_max[2 * b + 1] > max ? warp_max[2 * b + 1] : max;
-            float difference = before - max;
-            float keep = difference == -INFINITE ? 0.0f : exp_contract(difference);
-            sum = sum * keep + block_sum[b];
-            if (keep != 1.0f) {
-                out[0] = out[0] * keep;
-                out[1] = out[1] * keep;
+        for (int b = 0; b < ABREAST && four + b < end; b++) {
+            const float highest = warp_max[2 * b + 1] > warp_max[2 * b] ? warp_max[2 * b + 1] : warp_max[2 * b];
+            if (p.splits == 1) {
+                if (tid < n) all.take(highest, block_sum[b], part[b][tid]);
+            } else {
+                const size_t place = index * p.stride + four + b;
+                if (tid < n) p.sums[place * n + tid] = part[b][tid];
+                if (tid == 0) p.tops[place] = make_float2(highest, block_sum[b]);
             }
-            if (2 * tid >= n) continue;
-            const int begin = (first + b) * KV_BLOCK;
-            const int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
-            const u16* v = (const u16*)table[first + b] + v_at + 2 * tid;
-            if (BATCH == 64 && j1 - j0 == KV_BLOCK) mix_whole(out, probability + b * KV_BLOCK, v, n);
-            else mix<16>(out, probability + b * KV_BLOCK, v, n, j0, j1);
         }
     }
-    if (2 * tid < n) {
-        whole[2 * tid] = __fdiv_rn(out[0], sum);
-        whole[2 * tid + 1] = __fdiv_rn(out[1], sum);
+    if (p.splits > 1) {
+        __threadfence();
+        __syncthreads();
+        if (tid == 0) {
+            is_last = atomicAdd(p.arrived + index, 1u) == (u32)p.splits - 1;
+            if (is_last) p.arrived[index] = 0;
+        }
+        __syncthreads();
+        if (!is_last) return;
+        __threadfence();
+        if (tid < n) {
+            for (int b = 0; b < count; b += TOGETHER) {
+                float2 top[TOGETHER];
+                float out[TOGETHER];
+#pragma unroll
+                for (int i = 0; i < TOGETHER; i++) {
+                    const size_t place = index * p.stride + (b + i < count ? b + i : b);
+                    top[i] = __ldcg(p.tops + place);
+                    out[i] = __ldcg(p.sums + place * n + tid);
+                }
+#pragma unroll
+                for (int i = 0; i < TOGETHER; i++) {
+                    if (b + i < count) all.take(top[i].x, top[i].y, out[i]);
+                }
+            }
+        }
     }
-    __syncthreads();
     if (tid < n) {
-        p.dst[at + tid] = whole[tid];
-        if (p.acts.steps) quantise(p.acts, blockIdx.x, (head * n + tid) / STEP, whole[tid]);
+        const float x = __fdiv_rn(all.out, all.sum);
+        p.dst[at + tid] = x;
+        if (p.acts.steps) quantise(p.acts, row, (head * n + tid) / STEP, x);
     }
 }
 
-// A few rows: long batches of loads, since little else runs. Grid: rows, heads.
+// A few rows: long batches of loads, since little else runs. Grid: rows times splits, heads.
 extern "C" __global__ void __launch_bounds__(256) attend_few(const __grid_constant__ Attend p, const __grid_constant__ Inputs in) {
     attend<64>(p, in);
 }

@@ -83,9 +83,9 @@ struct Acts {
     int unused;
 };
 
-// Quantises one block of 32, one value per lane of a warp (cpu/acts.rs `Quantise`).
-__device__ __forceinline__ void quantise(const Acts& acts, int column, int step, float x) {
-    int lane = threadIdx.x & 31;
+// Quantises one block of 32, one value per lane of a warp (cpu/acts.rs `Quantise`): the lane's quant, and what is to be
+// known of all of them.
+__device__ __forceinline__ int quantised(float x, Meta& m) {
     bool finite = __all_sync(0xffffffffu, is_finite(x));
     float amax = fabsf(x);
     for (int m = 16; m > 0; m /= 2) {
@@ -98,17 +98,56 @@ __device__ __forceinline__ void quantise(const Acts& acts, int column, int step,
     int q = (int)rintf(x * inverse);
     int sum = q;
     for (int m = 8; m > 0; m /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
-    int other = __shfl_xor_sync(0xffffffffu, sum, 16);
+    const int low = __shfl_sync(0xffffffffu, sum, 0), high = __shfl_sync(0xffffffffu, sum, 16);
+    m.scale = scale;
+    m.scaled_sum = scale * (float)(low + high);
+    m.sums[0] = low;
+    m.sums[1] = high;
+    return q;
+}
+
+// The same into memory.
+__device__ __forceinline__ void quantise(const Acts& acts, int column, int step, float x) {
+    const int lane = threadIdx.x & 31;
+    Meta m;
+    const int q = quantised(x, m);
     size_t at = ((size_t)(column / 8) * acts.steps + step) * 8 + column % 8;
     acts.quants[at * STEP + lane] = (i8)q;
-    if (lane == 0) {
-        Meta m;
-        m.scale = scale;
-        m.scaled_sum = scale * (float)(sum + other);
-        m.sums[0] = sum;
-        m.sums[1] = other;
-        acts.meta[at] = m;
+    if (lane == 0) acts.meta[at] = m;
+}
+
+// The same for four blocks of a warp at once, four neighbouring values per lane: eight lanes have a block. Gives the
+// lane's four quants.
+__device__ __forceinline__ u32 quantised_by_fours(const float4 v, Meta& m) {
+    const float x[4] = {v.x, v.y, v.z, v.w};
+    int finite = 1;
+    float amax = 0.0f;
+    for (int i = 0; i < 4; i++) {
+        finite &= is_finite(x[i]);
+        amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
     }
+    for (int m = 4; m > 0; m /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, amax, m);
+        amax = other > amax ? other : amax;
+        finite &= __shfl_xor_sync(0xffffffffu, finite, m);
+    }
+    float scale = finite ? __fdiv_rn(amax, 127.0f) : __int_as_float(0x7fc00000);
+    float inverse = finite && amax > 0.0f ? __fdiv_rn(127.0f, amax) : 0.0f;
+    inverse = is_finite(inverse) ? inverse : 0.0f;
+    int sum = 0;
+    u32 word = 0;
+    for (int i = 0; i < 4; i++) {
+        int q = (int)rintf(x[i] * inverse);
+        sum += q;
+        word |= ((u32)q & 255u) << (8 * i);
+    }
+    for (int m = 2; m > 0; m /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
+    const int block = threadIdx.x & 24, low = __shfl_sync(0xffffffffu, sum, block), high = __shfl_sync(0xffffffffu, sum, block + 4);
+    m.scale = scale;
+    m.scaled_sum = scale * (float)(low + high);
+    m.sums[0] = low;
+    m.sums[1] = high;
+    return word;
 }
 
 __device__ __forceinline__ int dp4a(u32 a, u32 b, int c) {

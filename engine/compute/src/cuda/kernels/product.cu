@@ -1,14 +1,32 @@
 // Matrix times quantised activations (cpu/tile.rs): exact integer dot products of 32 or 16 weights, combined in f32 in
 // ascending order of k. Rows of up to four matrices that share an input are one launch.
 #include "formats.cuh"
+#include "vector.cuh"
 
 struct Part {
     const u8* weights;
     const float* bias; // or null
     float* out;        // [columns, rows]
+    float* add;        // or null: [columns, rows] to which the result is added
     int rows;
     int type;       // ggml's id
     int first_tile; // of the launch
+    int unused;
+};
+
+// An RMS norm whose result nobody else reads: every block of threads computes it for itself.
+struct Before {
+    const float* x;      // [steps * 32], or null: the activations are in memory
+    const float* weight; // or null
+    float eps;
+    int unused;
+};
+
+// The activation of one row of a gate and of its product with `up`: written, and quantised for who multiplies by it.
+struct After {
+    float* dst;
+    Acts acts;
+    int op; // as in rows.cu
     int unused;
 };
 
@@ -17,9 +35,19 @@ struct Product {
     int count;
     int steps; // of 32 weights in a row
     int columns;
-    int unused;
+    int run; // tiles of a block of `product_one`
     Acts acts;
+    Before before;
+    After after;
 };
+
+DEVICE void give(const Part& part, int row, int column, float sum) {
+    if (row >= part.rows) return;
+    const size_t at = (size_t)column * part.rows + row;
+    if (part.bias) sum = sum + part.bias[row];
+    part.out[at] = sum;
+    if (part.add) part.add[at] = part.add[at] + sum;
+}
 
 DEVICE const Part& part_of(const Product& p, int tile) {
     int i = 0;
@@ -62,19 +90,78 @@ template <class F> struct Head {
     }
 };
 
-// One tile times one column. All warps but the last compute dot products, a piece each, into shared memory; the last
-// combines them in order, one segment behind: `[by | dot | min][sub][16]` and the sums of the activations.
-template <class F> DEVICE void one(const Product& p, const Part& part, int tile) {
-    extern __shared__ float room[];
+// Activations of one column in shared memory, as products read them.
+struct Staged {
+    i8* quants; // [step][32]
+    Meta* meta; // [step]
+};
+
+DEVICE Staged staged(float* at, int steps) {
+    Meta* meta = (Meta*)at;
+    Staged s = {(i8*)(meta + steps), meta};
+    return s;
+}
+
+// Brings the activations into shared memory, or makes them there. `room` has space for the vector that is normed.
+DEVICE void stage(const Product& p, const Staged& s, float* room) {
+    __shared__ float result;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    if (!p.before.x) {
+        // Of eight columns the first: 32 bytes of 256.
+        for (int i = threadIdx.x; i < 2 * p.steps; i += blockDim.x) {
+            ((uint4*)s.quants)[i] = *(const uint4*)(p.acts.quants + (size_t)(i / 2) * 8 * STEP + i % 2 * 16);
+        }
+        for (int i = threadIdx.x; i < p.steps; i += blockDim.x) {
+            ((uint4*)s.meta)[i] = *(const uint4*)(p.acts.meta + (size_t)i * 8);
+        }
+    } else {
+        const int n = p.steps * STEP;
+        float* weight = room + n;
+        for (int i = threadIdx.x; i < n / 4; i += blockDim.x) {
+            ((float4*)room)[i] = ((const float4*)p.before.x)[i];
+            if (p.before.weight) ((float4*)weight)[i] = ((const float4*)p.before.weight)[i];
+        }
+        __syncthreads();
+        if (warp == 0) {
+            float scale = stable_scale(room, n, p.before.eps);
+            if (lane == 0) result = scale;
+        }
+        __syncthreads();
+        const float scale = result;
+        for (int first = 4 * warp; first < p.steps; first += 4 * warps) {
+            // Eight lanes have a step; those past the end do one again and keep it to themselves.
+            const int own = first + lane / 8, step = own < p.steps ? own : p.steps - 1, at = step * STEP + 4 * (lane % 8);
+            float4 v = *(const float4*)(room + at);
+            v.x = v.x * scale, v.y = v.y * scale, v.z = v.z * scale, v.w = v.w * scale;
+            if (p.before.weight) {
+                const float4 w = *(const float4*)(weight + at);
+                v.x = v.x * w.x, v.y = v.y * w.y, v.z = v.z * w.z, v.w = v.w * w.w;
+            }
+            Meta m;
+            const u32 word = quantised_by_fours(v, m);
+            if (own < p.steps) {
+                *(u32*)(s.quants + at) = word;
+                if (lane % 8 == 0) s.meta[step] = m;
+            }
+        }
+    }
+    __syncthreads();
+}
+
+// Tiles times one column, one tile after the other: `place` says where tile `i` is, `store` takes the sixteen results.
+// All warps but the last compute dot products, a piece each, into shared memory; the last combines them in order, one
+// segment behind: `[by | dot | min][sub][16]` and the sums of the activations.
+template <class F, class Place, class Store>
+DEVICE void one(const Product& p, float* room, const Staged& acts, int tiles, Place place, Store store) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, producers = blockDim.x / 32 - 1;
     const int g = lane / 4, t = lane & 3;
     const int subs = producers * PIECE * F::SUBS, plane = subs * TILE;
     const int buffer = (F::HAS_MIN ? 3 : 2) * plane + (F::HAS_MIN ? subs : 0);
     const int pieces = (p.steps + PIECE - 1) / PIECE, segments = (pieces + producers - 1) / producers;
-    const u8* weights = tile_at<F>(part, tile, p.steps);
     u32 raw[PIECE][F::WORDS];
     Head<F> head;
-    auto load = [&](int segment) {
+    auto load = [&](int tile, int segment) {
+        const u8* weights = place(tile);
         int first = (segment * producers + warp) * PIECE;
         if (first + lane / 4 < p.steps) head.load(weights, first + lane / 4, lane);
 #pragma unroll
@@ -82,13 +169,16 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
             if (first + e < p.steps) load_words<F>(raw[e], planes_of<F>(weights, first + e), g, t);
         }
     };
-    if (warp < producers) load(0);
+    if (warp < producers) load(0, 0);
     wait_for_inputs();
     let_next_start();
+    stage(p, acts, room);
     float acc = 0.0f;
-    for (int segment = 0; segment <= segments; segment++) {
-        if (warp < producers && segment < segments) {
-            float* by = room + (segment & 1) * buffer;
+    int tile = 0, segment = 0;           // of the producers
+    int behind_tile = 0, behind = 0;     // of the last warp
+    for (int turn = 0; turn <= tiles * segments; turn++) {
+        if (warp < producers && turn < tiles * segments) {
+            float* by = room + (turn & 1) * buffer;
             float *dot = by + plane, *min = dot + plane, *sums = min + plane;
             int first = (segment * producers + warp) * PIECE, at = warp * PIECE;
             int step = first + lane / 4;
@@ -97,8 +187,8 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
             Meta meta = {0.0f, 0.0f, {0, 0}};
             u32 x[2] = {0, 0};
             if (step < p.steps) {
-                meta = p.acts.meta[(size_t)step * 8];
-                for (int i = 0; i < 2; i++) x[i] = *(const u32*)(p.acts.quants + (size_t)step * 8 * STEP + 16 * i + 4 * t);
+                meta = acts.meta[step];
+                for (int i = 0; i < 2; i++) x[i] = *(const u32*)(acts.quants + step * STEP + 16 * i + 4 * t);
             }
             if (step < p.steps) {
                 for (int h = 0; h < F::SUBS; h++) {
@@ -132,29 +222,63 @@ template <class F> DEVICE void one(const Product& p, const Part& part, int tile)
                     }
                 }
             }
-            if (segment + 1 < segments) load(segment + 1);
-        } else if (warp == producers && segment > 0 && lane < TILE) {
-            const float* by = room + ((segment - 1) & 1) * buffer + lane;
+            if (++segment == segments) segment = 0, tile++;
+            if (tile < tiles) load(tile, segment);
+        } else if (warp == producers && turn > 0 && lane < TILE) {
+            const float* by = room + ((turn - 1) & 1) * buffer + lane;
             const float *dot = by + plane, *min = dot + plane, *sums = min + plane - lane;
-            int rest = p.steps - (segment - 1) * producers * PIECE;
+            int rest = p.steps - behind * producers * PIECE;
             int count = (rest < producers * PIECE ? rest : producers * PIECE) * F::SUBS;
 #pragma unroll 16
             for (int s = 0; s < count; s++) {
                 acc = fmaf(by[s * TILE], dot[s * TILE], acc);
                 if (F::HAS_MIN) acc = fmaf(-min[s * TILE], sums[s], acc);
             }
+            if (++behind == segments) {
+                store(behind_tile, lane, acc);
+                acc = 0.0f;
+                behind = 0, behind_tile++;
+            }
         }
         __syncthreads();
     }
-    int row = (tile - part.first_tile) * TILE + lane;
-    if (warp == producers && lane < TILE && row < part.rows) part.out[row] = part.bias ? acc + part.bias[row] : acc;
 }
 
-extern "C" __global__ void __launch_bounds__(256, 3) product_one(const __grid_constant__ Product p) {
-    const Part& part = part_of(p, blockIdx.x);
-#define BODY(F) one<F>(p, part, blockIdx.x)
+// Dynamic shared memory: the activations, then room for what `one` and `stage` need.
+DEVICE float* room_of(const Product& p, float* shared) { return shared + p.steps * (sizeof(Meta) + STEP) / 4; }
+
+// Tiles of one part, `run` of them by one block of threads.
+extern "C" __global__ void __launch_bounds__(256, 3) product_one(const __grid_constant__ Product p, int tiles) {
+    extern __shared__ __align__(16) float shared[];
+    const int first = blockIdx.x * p.run, count = tiles - first < p.run ? tiles - first : p.run;
+    const Part& part = part_of(p, first);
+    auto store = [&](int i, int lane, float sum) { give(part, (first + i - part.first_tile) * TILE + lane, 0, sum); };
+#define BODY(F) \
+    one<F>(p, room_of(p, shared), staged(shared, p.steps), count, [&](int i) { return tile_at<F>(part, first + i, p.steps); }, store)
     WITH_FORMAT(part.type, BODY)
 #undef BODY
+}
+
+// Two tiles of a gate and the same two of `up`: 32 elements of their product.
+extern "C" __global__ void __launch_bounds__(256, 3) product_gated(const __grid_constant__ Product p) {
+    extern __shared__ __align__(16) float shared[];
+    __shared__ float pairs[4][TILE];
+    const int pair = blockIdx.x * 2;
+    auto store = [&](int i, int lane, float sum) {
+        const Part& part = p.parts[i / 2];
+        if (part.bias) sum = sum + part.bias[(pair + i % 2) * TILE + lane];
+        pairs[i][lane] = sum;
+    };
+#define BODY(F) \
+    one<F>(p, room_of(p, shared), staged(shared, p.steps), 4, \
+           [&](int i) { return tile_at<F>(p.parts[i / 2], p.parts[i / 2].first_tile + pair + i % 2, p.steps); }, store)
+    WITH_FORMAT(p.parts[0].type, BODY)
+#undef BODY
+    const int lane = threadIdx.x;
+    if (lane >= STEP) return;
+    const float x = activate(p.after.op, pairs[lane / TILE][lane % TILE], pairs[2 + lane / TILE][lane % TILE]);
+    p.after.dst[blockIdx.x * STEP + lane] = x;
+    quantise(p.after.acts, 0, blockIdx.x, x);
 }
 
 // One tile times J panels of eight columns, by one warp: sums stay in registers.
@@ -206,8 +330,7 @@ template <class F, int J> DEVICE void many(const Product& p, const Part& part, i
     for (int j = 0; j < J; j++) {
         for (int i = 0; i < 4; i++) {
             int row = (tile - part.first_tile) * TILE + g + 8 * (i / 2), column = (first_panel + j) * 8 + 2 * t + (i & 1);
-            if (row < part.rows && column < p.columns)
-                part.out[(size_t)column * part.rows + row] = part.bias ? acc[j][i] + part.bias[row] : acc[j][i];
+            if (column < p.columns) give(part, row, column, acc[j][i]);
         }
     }
 }
@@ -259,8 +382,7 @@ template <int TYPE, int C> DEVICE void floats(const FloatProduct& p, const Part&
     }
     for (int c = 0; c < C; c++) {
         float sum = fold16(acc[c]);
-        if (l == 0 && alive && first + c < p.columns)
-            part.out[(size_t)(first + c) * part.rows + row] = sum + (part.bias ? part.bias[row] : 0.0f);
+        if (l == 0 && first + c < p.columns) give(part, row, first + c, sum);
     }
 }
 

@@ -1,6 +1,7 @@
 // Operations on single rows: embedding, norm, rotation, cache append, activation, residual, quantisation.
 #include "batch.cuh"
 #include "formats.cuh"
+#include "vector.cuh"
 
 // dst[row] = table[token] * scale. Grid: rows, pieces of 256 elements.
 struct Embed {
@@ -49,33 +50,6 @@ struct Norm {
     float eps;
     Acts acts;
 };
-
-// Sum over x[..n] of x, of x * x, or of (x / by) squared, in the order of cpu/rows.rs: lane l of 16 takes k = l mod 16,
-// then the halves fold. First warp only.
-enum Of16 { PLAIN, SQUARES, SCALED_SQUARES };
-template <int WHAT> DEVICE float sum16(const float* x, int n, float by) {
-    int l = threadIdx.x & 31;
-    float acc = 0.0f;
-    if (l < 16) {
-#pragma unroll 8
-        for (int k = l; k < n; k += 16) {
-            float v = WHAT == SCALED_SQUARES ? __fdiv_rn(x[k], by) : x[k];
-            acc = acc + (WHAT == PLAIN ? v : v * v);
-        }
-    }
-    return __shfl_sync(0xffffffffu, fold16(acc), 0); // to the idle half too: all lanes go the same way
-}
-
-// 1 / sqrt(mean(x * x) + eps). Where the squares overflow, the vector is scaled down first.
-DEVICE float stable_scale(const float* x, int n, float eps) {
-    float sum = sum16<SQUARES>(x, n, 1.0f);
-    if (is_finite(sum)) return __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, (float)n) + eps));
-    float max = 0.0f;
-    for (int i = 0; i < n; i++) max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
-    if (!is_finite(max)) return __int_as_float(0x7fc00000);
-    sum = sum16<SCALED_SQUARES>(x, n, max);
-    return __fdiv_rn(__fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, (float)n))), max);
-}
 
 // Weights of each thread that are read before the inputs are there.
 #define NORM_AHEAD 8
@@ -130,8 +104,6 @@ extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constan
     for (int i = threadIdx.x + NORM_AHEAD * blockDim.x; i < n; i += blockDim.x) finish(i, p.weight ? p.weight[i] : 0.0f);
 }
 
-enum Elementwise { COPY = 0, ADD = 1, SILU = 2, GELU = 3, SCALE = 4 };
-
 // dst = src | dst + src | act(src) * other | src * scale, quantised if somebody multiplies by it. `gather` takes the
 // rows that want logits. Grid: rows, pieces of 256 elements.
 struct Map {
@@ -153,11 +125,7 @@ extern "C" __global__ void __launch_bounds__(256) map_rows(const __grid_constant
     float x = p.src[row * p.width + k];
     if (p.op == ADD) x = p.dst[at] + x;
     if (p.op == SCALE) x = x * p.scale;
-    if (p.op == SILU || p.op == GELU) {
-        float u = x;
-        if (p.op == GELU) u = fmaf(0.044715f, x * x * x, x) * 1.595769f;
-        x = __fdiv_rn(x, 1.0f + exp_contract(0.0f - u)) * p.other[at];
-    }
+    if (p.op == SILU || p.op == GELU) x = activate(p.op, x, p.other[at]);
     if (p.dst) p.dst[at] = x;
     if (p.acts.steps) quantise(p.acts, blockIdx.x, k / STEP, x);
 }
