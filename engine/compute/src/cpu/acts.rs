@@ -124,7 +124,7 @@ impl Acts {
     /// Quantises one column from the bound source.
     ///
     /// # Safety
-    /// Each column is given to one worker, and a barrier comes before the product.
+    /// Each column is given to one worker, and the product is a later phase.
     pub(super) unsafe fn quantise(&self, isa: Isa, column: usize) {
         assert!(column < self.columns && self.cols.is_multiple_of(BLOCK));
         assert!(self.scales.len() >= self.columns * (self.cols / BLOCK));

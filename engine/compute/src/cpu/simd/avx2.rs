@@ -123,6 +123,10 @@ impl Simd for Avx2 {
         op!((_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())), _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8).cast()))))
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
+    #[inline(always)]
     unsafe fn bytes(p: *const u8) -> Self::B {
         op!((_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())))
     }

@@ -110,6 +110,10 @@ impl Simd for Avx512 {
         op!(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
+    #[inline(always)]
     unsafe fn bytes(p: *const u8) -> Self::B {
         op!(_mm512_loadu_si512(p.cast()))
     }

@@ -90,6 +90,9 @@ pub trait Simd: Copy {
     /// Reads 16 signed bytes.
     unsafe fn load_i8(p: *const i8) -> Self::I;
 
+    /// Asks for the cache line of `p`, which need not be readable. Changes no value.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     /// Reads 64 bytes.
     unsafe fn bytes(p: *const u8) -> Self::B;
     /// All bytes `x`.
