@@ -20,6 +20,13 @@ pub const CUDA_IMAGE: Knob = Knob {
 /// A key for `apr serve`: on a command line every user of the machine could read it.
 pub const API_KEY: Knob = Knob { name: "APR_API_KEY", help: "key that requests to apr serve have to bring" };
 
+/// Where spans of the server's requests are sent.
+#[cfg(feature = "otel")]
+pub const OTLP: Knob = Knob {
+    name: "OTEL_EXPORTER_OTLP_ENDPOINT",
+    help: "OpenTelemetry collector that apr serve tells of its requests: http://HOST:4318",
+};
+
 /// Turns colour off. Read by the terminal library, like the next two; listed because it is honoured.
 pub const NO_COLOR: Knob = Knob { name: "NO_COLOR", help: "any value: no colour" };
 
@@ -31,7 +38,16 @@ pub const CLICOLOR_FORCE: Knob =
 pub const TERM: Knob = Knob { name: "TERM", help: "dumb: no colour and no spinner" };
 
 /// All of them.
-pub static ALL: &[&Knob] = &[&ISA, &CUDA_IMAGE, &API_KEY, &NO_COLOR, &CLICOLOR_FORCE, &TERM];
+pub static ALL: &[&Knob] = &[
+    &ISA,
+    &CUDA_IMAGE,
+    &API_KEY,
+    #[cfg(feature = "otel")]
+    &OTLP,
+    &NO_COLOR,
+    &CLICOLOR_FORCE,
+    &TERM,
+];
 
 /// The value of a knob, if it is set to something.
 pub fn read(knob: &Knob) -> Option<String> {

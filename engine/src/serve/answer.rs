@@ -34,6 +34,9 @@ pub struct Wanted {
     pub include_usage: bool,
     /// With a trace of this depth.
     pub trace: Option<Level>,
+    /// The caller's span.
+    #[cfg(feature = "otel")]
+    pub parent: Option<super::otel::Parent>,
 }
 
 /// An answer.
@@ -98,7 +101,16 @@ impl Wanted {
             deadline: Some(served.timeout),
             ..Request::new(Vec::new())
         };
-        Ok(Wanted { prompts, choices, request, stream, include_usage, trace })
+        Ok(Wanted {
+            prompts,
+            choices,
+            request,
+            stream,
+            include_usage,
+            trace,
+            #[cfg(feature = "otel")]
+            parent: super::otel::Parent::read(headers),
+        })
     }
 
     /// Sets the limit on tokens from the field that says it, and refuses prompts that leave no room for any.
@@ -212,6 +224,8 @@ struct Asking {
     answers: Vec<Answer>,
     choices: usize,
     began: Instant,
+    #[cfg(feature = "otel")]
+    span: super::otel::Span,
     _working: Working,
 }
 
@@ -220,6 +234,8 @@ impl Asking {
     //= F-SERVE-239
     fn submit(server: &Arc<Server>, working: Working, wanted: Wanted) -> Answered<Asking> {
         let handle = &server.served()?.handle;
+        #[cfg(feature = "otel")]
+        let now = std::time::SystemTime::now();
         let (sender, events) = mpsc::unbounded_channel();
         let (mut tickets, mut answers) = (Vec::new(), Vec::new());
         for prompt in &wanted.prompts {
@@ -247,13 +263,27 @@ impl Asking {
             }
         }
         let (server, choices) = (Arc::clone(server), wanted.choices);
-        Ok(Asking { server, events, tickets, answers, choices, began: Instant::now(), _working: working })
+        #[cfg(feature = "otel")]
+        let span = super::otel::Span::begin(server.exporter.as_ref(), wanted.parent, &server.name, now);
+        Ok(Asking {
+            server,
+            events,
+            tickets,
+            answers,
+            choices,
+            began: Instant::now(),
+            #[cfg(feature = "otel")]
+            span,
+            _working: working,
+        })
     }
 
     /// The next thing that happens; none when all answers are complete.
     async fn next(&mut self) -> Answered<Option<(usize, Event)>> {
         if self.tickets.iter().all(Option::is_none) {
             self.server.counts.finished(self.began.elapsed());
+            #[cfg(feature = "otel")]
+            self.span.end(&self.answers, None);
             return Ok(None);
         }
         let gone = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine has stopped").code("engine_stopped");
@@ -270,7 +300,11 @@ impl Asking {
                 (answer.finish, answer.usage, answer.timings) = (done.finish, done.usage, done.timings);
                 self.tickets[index] = None;
             }
-            Event::Failed(e) => return Err(e.clone().into()),
+            Event::Failed(e) => {
+                #[cfg(feature = "otel")]
+                self.span.end(&self.answers, Some(&e.to_string()));
+                return Err(e.clone().into());
+            }
         }
         Ok(Some((index, event)))
     }

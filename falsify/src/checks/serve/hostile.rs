@@ -119,9 +119,9 @@ pub fn idle(t: &mut Tally, server: &Server, peers: usize) -> Result<(), Halt> {
     Ok(())
 }
 
-/// A stream of megabytes, asked for by a peer who takes little at once: its bytes pile up in the server.
-fn heavy(server: &Server) -> Result<TcpStream, Halt> {
-    let mut body = completion(server, "def", 1200)?;
+/// A stream of some kilobytes a token, asked for by a peer who takes little at once: its bytes pile up in the server.
+fn heavy(server: &Server, tokens: usize) -> Result<TcpStream, Halt> {
+    let mut body = completion(server, "def", tokens)?;
     (body["stream"], body["n"], body["logprobs"]) = (true.into(), 4.into(), 20.into());
     let mut peer = connect(server.address, PATIENCE).map_err(broken)?;
     set_socket_recv_buffer_size(&peer, 4096).map_err(broken)?;
@@ -131,7 +131,7 @@ fn heavy(server: &Server) -> Result<TcpStream, Halt> {
 
 /// 66: a peer who reads slowly. Nobody waits for him, and he misses nothing.
 pub fn slow(t: &mut Tally, server: &Server) -> Result<(), Halt> {
-    let mut peer = heavy(server)?;
+    let mut peer = heavy(server, 400)?;
     let mut first = [0u8; 200];
     peer.read_exact(&mut first).map_err(broken)?;
     let begun = Instant::now();
@@ -154,17 +154,21 @@ pub fn slow(t: &mut Tally, server: &Server) -> Result<(), Halt> {
 /// what they asked for ends.
 pub fn stalled(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
     let server = serve(s, &[])?;
-    let peers = (0..8).map(|_| heavy(&server)).collect::<Result<Vec<_>, _>>()?;
-    let until = Instant::now() + Duration::from_secs(120);
-    loop {
-        let cut = server.metric("apr_requests_running")? + server.metric("apr_requests_waiting")? == 0.0;
-        if cut {
-            break;
-        }
-        t.hold(Instant::now() < until, || server.refute("who never reads is cut off", "he is not", "120 s at most"))?;
+    let peers = (0..8).map(|_| heavy(&server, 3000)).collect::<Result<Vec<_>, _>>()?;
+    let cut = |server: &Server| server.metric("apr_requests_ended_total{how=\"cancelled\"}");
+    let until = Instant::now() + Duration::from_secs(300);
+    while cut(&server)? + server.metric("apr_requests_ended_total{how=\"length\"}")? < 32.0 {
+        t.hold(Instant::now() < until, || server.refute("who never reads is cut off", "he is not", "300 s at most"))?;
         thread::sleep(Duration::from_millis(200));
     }
-    drop(peers);
+    // Those whose answers were made before they were cut off are cut off later.
+    thread::sleep(engine::limits::STALL_TIME + Duration::from_secs(5));
+    for mut peer in peers {
+        let mut rest = Vec::new();
+        let _ = peer.read_to_end(&mut rest);
+        let whole = String::from_utf8_lossy(&rest).contains("data: [DONE]");
+        t.hold(!whole, || server.refute("a connection that nobody reads is ended", "it is whole", "it is cut"))?;
+    }
     server.answer("/v1/completions", &completion(&server, "def", 4)?)?;
     t.equal("no block is held by them", &server.metric("apr_kv_cache_usage")?, &0.0)
 }

@@ -88,8 +88,8 @@ pub fn f_serve_239(s: &Subject) -> Attempt {
 /// 70: prompts with secrets, several at once, on few blocks of cache that go from one to the next. Each answer is the
 /// one that its prompt gets from a server that does nothing else.
 fn secrets(t: &mut Tally, s: &Subject, rounds: usize) -> Result<(), Halt> {
-    let lonely = serve(s, &["--parallel", "1", "--ctx-size", "512"])?;
-    let busy = serve(s, &["--ctx-size", "512"])?;
+    let lonely = serve(s, &["--parallel", "1", "--ctx-size", "768"])?;
+    let busy = serve(s, &["--ctx-size", "768"])?;
     let ends = completion(&lonely, "", 12)?["logit_bias"].take();
     for round in 0..rounds {
         let prompt =
