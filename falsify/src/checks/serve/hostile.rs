@@ -140,6 +140,8 @@ pub fn slow(t: &mut Tally, server: &Server) -> Result<(), Halt> {
     }
     t.at_most("seconds of three answers beside a slow reader", begun.elapsed().as_secs_f64(), 20.0)?;
     thread::sleep(Duration::from_millis(500));
+    // With so little room each piece would wait for a delayed acknowledgement: half a minute of nothing.
+    set_socket_recv_buffer_size(&peer, 1 << 20).map_err(broken)?;
     let mut rest = Vec::new();
     let read = peer.read_to_end(&mut rest);
     let end = String::from_utf8_lossy(&rest[rest.len().saturating_sub(60)..]).into_owned();
