@@ -7,7 +7,6 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
 use super::fields::{Fields, wrong};
 use super::problem::{Answered, Problem, json_of};
@@ -317,28 +316,20 @@ async fn whole(mut asking: Asking, spelling: impl Spelling, choices: usize) -> A
     Ok(json_of(&spelling.frame(spelled, Some(usage), false)))
 }
 
-/// Ends a task that nobody waits for any more.
-struct Aborted(AbortHandle);
-
-impl Drop for Aborted {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 //= F-SERVE-237
 fn streamed(asking: Asking, spelling: impl Spelling, include_usage: bool) -> Response<Body> {
-    // A reader who is slow holds up nobody but himself: the scheduler's events wait in a channel of their own.
+    // A reader who is slow holds up nobody but himself: the scheduler's events wait in a channel of their own. The
+    // connection's own task spells them: on two cores each further task that a token wakes costs the model.
     let (pieces, receiver) = mpsc::channel(16);
-    let task = tokio::spawn(async move {
+    let telling = async move {
         let told = tell(asking, spelling, include_usage, &pieces).await;
         let last = match told {
             Ok(()) => "[DONE]".into(),
             Err(problem) => problem.json().to_string(),
         };
         let _ = pieces.send(format!("data: {last}\n\n")).await;
-    });
-    body::events(receiver, Aborted(task.abort_handle()))
+    };
+    body::events(receiver, telling)
 }
 
 async fn tell(
@@ -352,7 +343,7 @@ async fn tell(
         if include_usage && frame["usage"].is_null() {
             frame["usage"] = Value::Null;
         }
-        // A reader who left drops the receiver, and with it this task.
+        // A reader who left drops the receiver, and with it this.
         let _ = pieces.send(format!("data: {frame}\n\n")).await;
     };
     while let Some((index, event)) = asking.next().await? {

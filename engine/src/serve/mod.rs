@@ -324,8 +324,10 @@ pub fn run(
         exporter: options.otlp.as_deref().map(otel::Exporter::start).transpose()?.map(Arc::new),
         working: Arc::default(),
     });
+    // A second thread that looks for work is woken by every token, and costs a small machine more than it does.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(if cores > 4 { 2 } else { 1 })
         .max_blocking_threads(limits::UNDERSTOOD_AT_ONCE + 4)
         .thread_name("http")
         .enable_all()

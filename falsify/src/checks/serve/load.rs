@@ -197,6 +197,8 @@ pub fn f_serve_253(s: &Subject) -> Attempt {
     t.number("seconds", begun.elapsed().as_secs_f64());
     t.number("resident MB after a tenth", early / 1e6);
     t.number("most resident MB", most / 1e6);
+    drop(server);
+    let server = serve(s, &[])?;
     leave(&mut t, &server, 20)?;
     idle(&mut t, &server, 900)?;
     drop(server);
