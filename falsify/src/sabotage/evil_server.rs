@@ -97,7 +97,7 @@ pub static ALL: &[Saboteur] = &[
             if reply.json()["choices"].is_array() {
                 before.0 += 1;
                 let own = std::mem::replace(&mut before.1, reply.body.clone());
-                if before.0 % 5 == 0 {
+                if before.0.is_multiple_of(5) {
                     reply.body = own;
                 }
             }

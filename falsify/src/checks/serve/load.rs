@@ -211,7 +211,7 @@ pub fn f_serve_253(s: &Subject) -> Attempt {
 fn mixed(server: &Server, i: usize) -> Result<(), Halt> {
     let prompt = format!("{i} {}", "word ".repeat(i * 37 % 90));
     let mut body = completion(server, &prompt, 1 + i % 7)?;
-    body["stream"] = (i % 3 == 0).into();
+    body["stream"] = i.is_multiple_of(3).into();
     if i % 50 == 49 {
         drop(begun_stream(server, "/v1/completions", completion(server, &prompt, 200)?)?);
     }
