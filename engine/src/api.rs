@@ -358,6 +358,19 @@ impl Wish {
     }
 }
 
+/// Instruction sets that this processor has kernels for, fastest first.
+pub fn instruction_sets() -> Vec<&'static str> {
+    Isa::available().into_iter().map(Isa::name).collect()
+}
+
+/// The GPU that would be used with its free and total bytes; or why there is none, and what could be done about it.
+pub fn gpu() -> std::result::Result<(String, usize, usize), (String, &'static str)> {
+    let cuda = Cuda::with_image(knobs::read(&knobs::CUDA_IMAGE).as_deref());
+    let cuda = cuda.map_err(|absent| (format!("there is no GPU to be had: {absent}"), missing(&absent)))?;
+    let (free, total) = cuda.memory().map_err(|e| (e.to_string(), "nvidia-smi says whether the driver works"))?;
+    Ok((cuda.describe(), free, total))
+}
+
 /// Why a run that is not on the GPU is not, for people who ask.
 pub(crate) fn why_cpu(gpu_if_present: bool) -> String {
     if !gpu_if_present {
@@ -369,14 +382,19 @@ pub(crate) fn why_cpu(gpu_if_present: bool) -> String {
     }
 }
 
-//= F-GPU-136
-fn no_gpu(absent: &Absent) -> Error {
-    let missing = match absent {
+/// What to do about a GPU that is not to be had.
+fn missing(absent: &Absent) -> &'static str {
+    match absent {
         Absent::NoDriver => "install NVIDIA's driver",
         Absent::NoDevice => "nvidia-smi lists the devices; CUDA_VISIBLE_DEVICES may hide them",
         Absent::TooOld(_) => "update NVIDIA's driver",
         Absent::Broken(_) => "nvidia-smi says whether the driver works at all",
-    };
+    }
+}
+
+//= F-GPU-136
+fn no_gpu(absent: &Absent) -> Error {
+    let missing = missing(absent);
     Error::new(Kind::Unsupported, format!("no GPU to run on: {absent}"))
         .at(Place::Flag("--gpu".into()))
         .hint(format!("{missing}, or leave the flag away to run on the CPU"))
@@ -411,9 +429,7 @@ fn answer(
     let answer = Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)?;
     //= F-JID-271
     if !options.raw && answer.finish == Finish::Eos && answer.tokens.is_empty() {
-        let warning = "the model ended its answer before the first token; the prompt format may be wrong (see --verbose), \
-            or the model is damaged (see `apr check`)";
-        observer.event(Event::Warning(warning))?;
+        observer.event(Event::Warning(guard::ENDED_AT_ONCE))?;
     }
     Ok(answer)
 }
