@@ -149,7 +149,7 @@ fn doctor_completions_and_manual_pages() {
 #[test]
 fn what_was_meant_is_said() {
     for (words, meant) in [
-        (&["rnu", "m"][..], "run"),
+        (&["chek", "m"][..], "check"),
         (&["run", "m", "p", "--max-token", "3"], "--max-tokens"),
         (&["run", "m", "p", "--trace-format", "chrom"], "chrome"),
         (&["run", "m", "p", "--trace-steps", "embd"], "embed"),

@@ -120,8 +120,8 @@ fn weights_read(loaded: &Loaded) -> usize {
 
 /// Bytes a second that so many threads read.
 fn bandwidth(threads: usize) -> f64 {
-    const BYTES: usize = 512 << 20;
-    const PASSES: usize = 5;
+    const BYTES: usize = 256 << 20;
+    const PASSES: usize = 4;
     let Ok(mut buffer) = HugeBuffer::new(BYTES, "a buffer to read") else { return f64::NAN };
     buffer.fill(1); // pages that were never written are all the same one
     let words = BYTES / 8 / threads.max(1);

@@ -96,6 +96,11 @@ impl Subject {
         Subject { real_apr: apr, ..self.clone() }
     }
 
+    /// The same with nothing that misbehaves between: where this system's own `apr` is the oracle of another one's.
+    pub fn unspoilt(&self) -> Subject {
+        Subject { evil: None, ..self.clone() }
+    }
+
     /// `apr` with these arguments, in a small known environment. A saboteur's wrapper takes its place.
     pub fn apr<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {
         let run = match self.evil {

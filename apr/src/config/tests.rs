@@ -38,7 +38,7 @@ fn what_is_no_setting_is_refused_with_what_was_meant() {
     for (text, kind, said) in [
         ("treads = 3", Kind::Usage, "did you mean 'threads'?"),
         ("[chatt]\nthreads = 1", Kind::Usage, "did you mean 'chat'?"),
-        ("[serve]\nprot = 1", Kind::Usage, "did you mean 'port'?"),
+        ("[serve]\nports = 1", Kind::Usage, "did you mean 'port'?"),
         ("help = true", Kind::Usage, "no flag is called 'help'"),
         ("gpu = 3", Kind::Usage, "true or false"),
         ("threads = [1]", Kind::Usage, "a text or a number"),
