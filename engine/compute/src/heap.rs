@@ -18,10 +18,7 @@ pub type Shortage = fn(usize) -> !;
 static SHORTAGE: OnceLock<(Shortage, i32)> = OnceLock::new();
 
 /// Kept for the message: bytes that are given back when there are no others.
-const RESERVE: Layout = match Layout::from_size_align(64 << 10, 16) {
-    Ok(layout) => layout,
-    Err(_) => panic!("no layout"),
-};
+const RESERVE: Layout = Layout::new::<[u128; 4096]>();
 static RESERVED: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static ENDING: AtomicBool = AtomicBool::new(false);
 

@@ -63,8 +63,6 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CPU-115", f_cpu_115),
 ];
 
-// ---- instruction sets
-
 /// A forged model of every number format, and odd shapes.
 fn of_every_format() -> Vec<String> {
     let uniform = quant::ALL.iter().map(|spec| format!("qwen2-{}", spec.name.to_lowercase()));
@@ -214,8 +212,6 @@ pub fn f_cpu_094(s: &Subject) -> Attempt {
     by_apr(&mut t, s, "scalar")?;
     t.done()
 }
-
-// ---- threads
 
 /// Multi-threaded inference: every number of threads gives the same bits, and all of them work.
 pub fn f_cpu_095(s: &Subject) -> Attempt {
