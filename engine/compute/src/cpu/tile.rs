@@ -131,7 +131,12 @@ impl<F: TileFormat> Kernel for Multiply<'_, '_, F> {
                     ($($n:literal),+) => {
                         match job.acts.panel_columns(panel) {
                             // SAFETY: inside `Isa::run`; `weights` is a whole tile, `multiply` checked the rest.
-                            $($n if $n <= S::COLUMNS => unsafe { columns::<S, F, $n>(job, tile, panel, weights) },)+
+                            $($n if $n <= S::COLUMNS => unsafe {
+                                match panel {
+                                    0 => columns::<S, F, $n, true>(job, tile, panel, weights),
+                                    _ => columns::<S, F, $n, false>(job, tile, panel, weights),
+                                }
+                            },)+
                             n => unreachable!("invariant: a panel of {n} columns at {}", S::NAME),
                         }
                     };
@@ -142,12 +147,13 @@ impl<F: TileFormat> Kernel for Multiply<'_, '_, F> {
     }
 }
 
-/// One tile times the `N` columns of one panel.
+/// One tile times the `N` columns of one panel. `FIRST` is set where this reads the weights from memory, not from a
+/// cache: the processor's own prefetching keeps up with little more than half of what the memory gives one core.
 ///
 /// # Safety
 /// Inside `Isa::run`; `weights` points to a whole tile of `job.cols` weights; `job` was checked by [`multiply`].
 #[inline(always)]
-unsafe fn columns<S: Simd, F: TileFormat, const N: usize>(
+unsafe fn columns<S: Simd, F: TileFormat, const N: usize, const FIRST: bool>(
     job: &Job<'_>,
     tile: usize,
     panel: usize,
@@ -164,9 +170,7 @@ unsafe fn columns<S: Simd, F: TileFormat, const N: usize>(
             let p = weights.add(chunk * F::CHUNK_BYTES);
             for step in 0..steps {
                 let at = (chunk * steps + step) * N;
-                if panel == 0 {
-                    // The first pass reads the weights from memory; the processor's own prefetching keeps up with
-                    // little more than half of what the memory gives one core.
+                if FIRST {
                     let lines = F::CHUNK_BYTES.div_ceil(64 * steps);
                     for line in 0..lines {
                         S::prefetch(p.wrapping_add(AHEAD + (step * lines + line) * 64));
