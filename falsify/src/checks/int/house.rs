@@ -114,7 +114,7 @@ pub fn f_int_299(s: &Subject) -> Attempt {
         let groups = of_command.lines().filter(|l| l.ends_with(':') && !l.starts_with(' '));
         for group in groups.filter(|g| !["Arguments:", "Options:", "Commands:", "Usage:"].contains(g)) {
             // `Sampling (without a flag: ..)` is the group Sampling.
-            let name = group.split([' ', ':']).next().unwrap_or(group);
+            let name = group.split([':', '(']).next().unwrap_or(group).trim();
             t.hold(readme.contains(name), || {
                 Refutation::new("the README names a group of flags", "it does not", name)
             })?;
