@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand};
 use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
+use engine::speculate::DRAFT_MAX;
 
 pub use own::{BenchArgs, CompletionsArgs, ConfigArgs, ConfigCommand, DoctorArgs, ManArgs};
 pub use serving::ServeArgs;
@@ -97,6 +98,9 @@ pub struct RunArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
+    pub draft_max: u8,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -163,6 +167,9 @@ pub struct ChatArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
+    pub draft_max: u8,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

@@ -25,6 +25,7 @@ use crate::sample::Sampling;
 use crate::sample::settings::Asked;
 use crate::serve;
 use crate::session::{Answer, Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session, Understood};
+use crate::speculate::DRAFT_MAX;
 use crate::term::{self, Terminal};
 use crate::text;
 use crate::trace::{self, Trace, Traced};
@@ -177,6 +178,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// Rows of the prompt that are run together.
     pub prefill_chunk: usize,
+    /// Most tokens drafted for one step; 0 is none.
+    pub draft_max: usize,
     /// The form of a trace, if one is recorded.
     pub trace_format: TraceFormat,
     /// Set to stop: the answer so far is returned.
@@ -195,6 +198,7 @@ impl Default for Options {
             gpu_if_present: false,
             context: None,
             prefill_chunk: PREFILL_CHUNK,
+            draft_max: DRAFT_MAX,
             trace_format: TraceFormat::default(),
             cancel: Arc::default(),
         }
@@ -425,6 +429,8 @@ fn answer(
         sampling,
         stops: options.stops.clone(),
         prefill_chunk: options.prefill_chunk,
+        // A trace shows every token in a step of its own.
+        draft_max: if config.trace.as_ref().is_some_and(|t| t.enabled) { 0 } else { options.draft_max },
     };
     let answer = Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)?;
     //= F-JID-271

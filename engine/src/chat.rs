@@ -96,6 +96,7 @@ impl<'m> Chat<'m> {
             sampling: self.sampling.clone(),
             stops: self.options.stops.clone(),
             prefill_chunk: self.options.prefill_chunk,
+            draft_max: self.options.draft_max,
         };
         let answer = self.session.generate(&ids[cached..], &generation, observer, &self.options.cancel)?;
         if answer.finish == Finish::Eos && answer.tokens.is_empty() {

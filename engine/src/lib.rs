@@ -38,6 +38,7 @@ pub mod scheduler;
 pub mod serve;
 pub mod session;
 pub mod similar;
+pub mod speculate;
 pub mod term;
 pub mod text;
 pub mod trace;

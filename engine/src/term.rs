@@ -170,6 +170,8 @@ impl Terminal {
                 "prefill_ms": a.prefill_ms,
                 "decode_ms": a.decode_ms,
                 "decode_steps": a.steps(),
+                "drafted_tokens": a.drafted.0,
+                "accepted_tokens": a.drafted.1,
                 "duration_ms": outcome.duration_ms,
                 "tokens_per_second": a.tokens_per_second(),
                 "trace": outcome.trace.as_ref().map(|t| &t.json),
@@ -187,6 +189,7 @@ impl Terminal {
                 format!("Prompt: {} tokens in {:.2}ms ({prompt_rate:.1} tok/s)", a.prompt_tokens, a.prefill_ms),
                 format!("Generated: {} tokens, finish: {}", a.tokens.len(), a.finish.reason()),
                 format!("Decoded: {} steps in {:.2}ms", a.steps(), a.decode_ms),
+                format!("Drafted: {} tokens, {} of them right", a.drafted.0, a.drafted.1),
                 format!("Performance: {:.1} tok/s", a.tokens_per_second()),
                 format!("Total: {:.2}ms", outcome.duration_ms),
             ];
