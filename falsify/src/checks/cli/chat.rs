@@ -36,7 +36,7 @@ pub fn stops_an_answer(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
         step(INVITATION, &enter("/exit")),
     ];
     // Slow enough that the answer is not over before the key is pressed.
-    let run = chat(s, &["--threads", "1", "--max-tokens", "48"])?.env("APR_ISA", "scalar");
+    let run = chat(s, &["--threads", "1"])?.env("APR_ISA", "scalar");
     let seen = run.typed(steps.into()).on_terminal().output()?;
     seen.alive()?;
     let left = seen.code() == Some(0);
