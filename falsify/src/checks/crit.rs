@@ -10,12 +10,8 @@ use crate::subject::Subject;
 use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
 
 /// The written rows of this prefix.
-pub static CHECKS: &[(&str, Check)] = &[
-    ("F-CRIT-003", gpu::f_crit_003),
-    ("F-CRIT-005", f_crit_005),
-    ("F-CRIT-301", f_crit_301),
-    ("F-CRIT-302", f_crit_302),
-];
+pub static CHECKS: &[(&str, Check)] =
+    &[("F-CRIT-003", f_crit_003), ("F-CRIT-005", f_crit_005), ("F-CRIT-301", f_crit_301), ("F-CRIT-302", f_crit_302)];
 
 /// Damages of each kind. All rows together may take minutes, not hours; `FALSIFY_DAMAGES` asks for more.
 const EACH: u64 = 2;
@@ -29,6 +25,11 @@ const ASKED: &[&str] = &[
     "Is Mars a planet?",
     "Give me a JSON object with name Ada and age 36",
 ];
+
+/// GPU throughput is consistently below that of the engine that Ollama runs.
+pub fn f_crit_003(s: &Subject) -> Attempt {
+    gpu::not_slower_than_the_peer(s)
+}
 
 /// `apr check` passes but the model generates garbage.
 pub fn f_crit_005(s: &Subject) -> Attempt {
