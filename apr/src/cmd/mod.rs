@@ -1,9 +1,14 @@
 //! One file per command.
 
+mod bench;
 mod chat;
 mod check;
+mod completions;
+mod config;
 mod convert;
 mod diff;
+mod doctor;
+mod man;
 mod replay;
 mod run;
 mod serve;
@@ -14,6 +19,7 @@ use engine::Result;
 
 use crate::args::{Args, Command};
 
+//= F-CRIT-001
 /// Does what was asked.
 pub fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
@@ -24,5 +30,10 @@ pub fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Serve(args) => serve::execute(&args),
         Command::Replay(args) => replay::execute(&args),
         Command::Convert(args) => convert::execute(&args),
+        Command::Bench(args) => bench::execute(&args),
+        Command::Doctor(args) => doctor::execute(&args),
+        Command::Config(args) => config::execute(&args),
+        Command::Completions(args) => completions::execute(&args),
+        Command::Man(args) => man::execute(&args),
     }
 }

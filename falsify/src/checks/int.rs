@@ -1,10 +1,13 @@
 //! F-INT: how the parts fit together. Rows about the tree read it as cargo and as a compiler would.
 
+mod house;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use house::{f_int_291, f_int_298, f_int_299, f_int_300};
 use serde_json::Value;
 
 use super::Check;
@@ -22,12 +25,16 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-INT-282", f_int_282),
     ("F-INT-283", f_int_283),
     ("F-INT-287", f_int_287),
+    ("F-INT-291", f_int_291),
     ("F-INT-292", f_int_292),
     ("F-INT-293", f_int_293),
     ("F-INT-294", f_int_294),
     ("F-INT-295", f_int_295),
     ("F-INT-296", f_int_296),
     ("F-INT-297", f_int_297),
+    ("F-INT-298", f_int_298),
+    ("F-INT-299", f_int_299),
+    ("F-INT-300", f_int_300),
 ];
 
 /// Functions shorter than this look alike by nature.
