@@ -38,7 +38,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         prompt: Some(prompt),
         max_tokens: args.max_tokens,
         verbose: args.verbose,
-        gpu: args.gpu,
+        gpu: args.gpu, //= F-GPU-134
         trace: args.trace(),
         ..InferenceConfig::new(model_path)
     };
@@ -49,7 +49,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         raw: args.raw,
         stops: args.stop.clone(),
         threads: args.threads,
-        gpu_if_present: !args.no_gpu,
+        gpu_if_present: !args.no_gpu, //= F-GPU-134b
         context: args.ctx_size,
         draft_max: args.draft_max.into(),
         trace_format: args.trace_format,

@@ -356,7 +356,7 @@ impl Wish {
             Err(Absent::NoDriver | Absent::NoDevice) => return on(&cpu),
             Err(absent) => absent.to_string(),
         };
-        //= F-GPU-135
+        //= F-GPU-135 F-JID-276
         warn(&format!("not on the GPU: {why}; running on the CPU"))?;
         on(&cpu)
     }
@@ -567,10 +567,16 @@ pub struct CheckOptions {
     pub all_backends: bool,
 }
 
+impl CheckOptions {
+    fn wish(&self) -> Wish {
+        Wish { gpu: self.gpu, gpu_if_present: self.gpu_if_present, threads: self.threads }
+    }
+}
+
 /// Ten stages on the backend that [`run`] would use with these options, or on all of them.
 pub fn check(path: &Path, options: &CheckOptions) -> Result<Vec<CheckResult>> {
-    let wish = Wish { gpu: options.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
-    let mut loaded = wish.open(&mut |_| Ok(()), || Understood::open(path, None), &Interest::Everything)?;
+    let known = || Understood::open(path, None);
+    let mut loaded = options.wish().open(&mut |_| Ok(()), known, &Interest::Everything)?; //= F-CHECK-229
     let first = crate::check::check(&mut loaded)?;
     drop(loaded);
     if !options.all_backends {
@@ -586,9 +592,12 @@ pub fn check(path: &Path, options: &CheckOptions) -> Result<Vec<CheckResult>> {
 /// How far the outputs of two backends may be apart: activations in int8 add up over the layers.
 const BACKENDS_APART: f64 = 0.1;
 
-/// A model in step on the CPU backend and on the oracle.
-pub fn beside_the_oracle(path: &Path, threads: Option<usize>) -> Result<Comparison> {
-    twin::compare_files((path, &backend(threads)?), (path, &Plain), BACKENDS_APART)
+/// A model in step on the backend that [`check`] uses with these options and on the oracle.
+pub fn beside_the_oracle(path: &Path, options: &CheckOptions) -> Result<Comparison> {
+    let known = || Understood::open(path, None);
+    let mut loaded = options.wish().open(&mut |_| Ok(()), known, &Interest::Everything)?;
+    let mut oracle = Loaded::open_rewritten(path, &Plain, None, &Interest::Everything, |_| {})?;
+    twin::compare(&mut loaded, &mut oracle, twin::TEXT, BACKENDS_APART)
 }
 
 /// Two models in step on the CPU backend.

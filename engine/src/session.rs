@@ -335,6 +335,11 @@ impl<'m> Session<'m> {
         self.loaded.context
     }
 
+    /// Work done so far by what runs it.
+    pub fn counters(&self) -> compute::backend::Counters {
+        self.loaded.counters()
+    }
+
     /// Every token in the cache.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use compute::backend::{NoTap, RowOutput, Tap};
 use compute::cpu::{Cpu, isa::Isa};
+use compute::cuda::Cuda;
 use compute::plain::Plain;
 use compute::{Backend, Interest, Tag, Want};
 use engine::program::{Stage, untag};
@@ -30,6 +31,8 @@ pub struct Setup {
     pub threads: usize,
     /// The oracle backend instead of the CPU backend.
     pub oracle: bool,
+    /// The CUDA backend instead of the CPU backend.
+    pub gpu: bool,
     /// Show every operation to the tap of [`watch`].
     pub watched: bool,
     /// Positions; the model's own if none.
@@ -38,7 +41,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { isa: None, threads: 2, oracle: false, watched: false, context: None }
+        Setup { isa: None, threads: 2, oracle: false, gpu: false, watched: false, context: None }
     }
 }
 
@@ -76,7 +79,12 @@ pub fn on_backend<T>(s: &Subject, setup: Setup, work: impl FnOnce(&dyn Backend) 
         Some(name) => Isa::from_name(name).ok_or_else(|| instrument(format!("this processor has no {name}")))?,
     };
     let cpu = Cpu { isa, threads: setup.threads };
-    let sound: &dyn Backend = if setup.oracle { &Plain } else { &cpu };
+    let cuda = if setup.gpu { Some(Cuda::detect().map_err(instrument)?) } else { None };
+    let sound: &dyn Backend = match &cuda {
+        Some(cuda) => cuda,
+        None if setup.oracle => &Plain,
+        None => &cpu,
+    };
     Ok(match s.evil_backend {
         None => work(sound),
         Some(evil) => work(&EvilBackend { inner: sound, evil }),

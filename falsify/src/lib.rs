@@ -92,6 +92,7 @@ pub mod sabotage;
 pub mod screen;
 pub mod server;
 pub mod skills;
+pub mod smi;
 pub mod snippet;
 pub mod sources;
 pub mod stamp;

@@ -31,9 +31,11 @@ enum Command {
     /// Runs rows together with their saboteurs and prints the matrix.
     Sabotage(Rows),
     /// Runs every row with all its saboteurs, and writes every form of the report and the README's score.
+    ///
+    /// With IDS only these: a machine that has what another lacks, whose report is merged with a whole one.
     Report {
         #[command(flatten)]
-        watched: Watched,
+        rows: Rows,
         #[command(flatten)]
         to: To,
     },
@@ -118,7 +120,7 @@ fn main() -> ExitCode {
         Command::List => list(),
         Command::Run(rows) => run(&rows, false).map(|(_, fine)| fine),
         Command::Sabotage(rows) => run(&rows, true).map(|(records, fine)| matrix(&records) && fine),
-        Command::Report { watched, to } => report(&watched, &to),
+        Command::Report { rows, to } => report(&rows, &to),
         Command::Merge { files, to } => merge(&files, &to),
         Command::Where { id } => whereabouts::print(&id),
         Command::Tidy => tidy_tree(),
@@ -213,11 +215,12 @@ fn matrix(records: &[Record]) -> bool {
     caught == proofs().count()
 }
 
-fn report(watched: &Watched, to: &To) -> Result<bool, String> {
-    let suite = suite(watched)?;
+fn report(rows: &Rows, to: &To) -> Result<bool, String> {
+    let chosen = chosen(rows)?;
+    let suite = suite(&rows.watched)?;
     // Of the tree as it is now: a run takes minutes, in which the tree may change.
     let stamp = Stamp::now(&suite, suite.root.as_deref());
-    let records = suite.all(show);
+    let records = suite.all(|row| chosen.iter().any(|c| c.id == row.id), show);
     publish(&Report::new(stamp, records), to)
 }
 

@@ -102,10 +102,23 @@ impl Suite {
         Record { id: row.id.clone(), verdict, proofs, took_ms, apr_sha256: self.apr_sha256.clone(), machine: None }
     }
 
-    /// Every row with all its saboteurs, in the registry's order. The row of the score comes last and sees the others.
-    pub fn all(&self, mut show: impl FnMut(&Record)) -> Vec<Record> {
+    /// What there is to say of a row that this run leaves out.
+    pub fn left_out(&self, row: &'static Row) -> Record {
+        let verdict = Verdict::NotAttempted(Reason::Tier("left out of this run".into()));
+        Record {
+            id: row.id.clone(),
+            verdict,
+            proofs: Vec::new(),
+            took_ms: 0,
+            apr_sha256: self.apr_sha256.clone(),
+            machine: None,
+        }
+    }
+
+    /// Every chosen row with all its saboteurs, in the registry's order; the others are left out. The row of the score comes last and sees the others.
+    pub fn all(&self, chosen: impl Fn(&Row) -> bool, mut show: impl FnMut(&Record)) -> Vec<Record> {
         let mut record = |suite: &Suite, row: &'static Row| {
-            let record = suite.record(row, true);
+            let record = if chosen(row) { suite.record(row, true) } else { suite.left_out(row) };
             show(&record);
             record
         };

@@ -14,7 +14,7 @@ pub fn execute(args: &CheckArgs) -> Result<ExitCode> {
     let _cancel = interrupt::watch()?;
     let model = source::resolve(&args.model)?;
     let results = api::check(&model, &args.options())?;
-    let deep = if args.deep { Some(api::beside_the_oracle(&model, args.threads)?) } else { None };
+    let deep = if args.deep { Some(api::beside_the_oracle(&model, &args.options())?) } else { None };
     term::check::show(&results, deep.as_ref(), args.json, args.verbose)?;
     let parted = deep.is_some_and(|d| d.parted.is_some());
     Ok(match !parted && results.iter().all(|r| r.all_passed()) {

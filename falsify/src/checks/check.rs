@@ -38,6 +38,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-CHECK-226", f_check_226),
     ("F-CHECK-227", f_check_227),
     ("F-CHECK-228", f_check_228),
+    ("F-CHECK-229", f_check_229),
     ("F-CHECK-230", f_check_230),
 ];
 
@@ -378,6 +379,28 @@ fn rotate(bytes: &mut [u8]) -> Option<()> {
     let row = data.len() / rows;
     data.rotate_left(row);
     Some(())
+}
+
+/// The GPU path is verified: ten stages on the GPU, and in step with the oracle, both of which say so.
+pub fn f_check_229(s: &Subject) -> Attempt {
+    let mut t = Tally::new("apr check --gpu on both fixtures, and with --deep on the first");
+    let models = [s.model()?, s.fixture("q4_k_m")?];
+    for (i, model) in models.iter().enumerate() {
+        let flags = if i == 0 { &["--gpu", "--deep"][..] } else { &["--gpu"] };
+        let (out, object) = told(s, model, flags)?;
+        let named = object["backend"].as_str().unwrap_or_default();
+        t.hold(named.starts_with("cuda"), || out.refute("the stages ran on the GPU", named, "cuda"))?;
+        let failed = verdicts(&object).iter().any(|v| v == "failed");
+        t.hold(!failed && out.code() == Some(0), || out.refute("they pass", out.out(), "no stage fails"))?;
+        t.equal("stages", &verdicts(&object).len(), &10)?;
+        if i == 0 {
+            let deep = &object["deep"];
+            let ran = deep.to_string();
+            t.hold(ran.contains("cuda"), || out.refute("the GPU was held to the oracle", &*ran, "cuda"))?;
+        }
+        t.note(named);
+    }
+    t.done()
 }
 
 /// The CPU is checked, and named.

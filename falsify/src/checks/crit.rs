@@ -6,7 +6,7 @@ use std::path::Path;
 
 use modalities::f_crit_001;
 
-use super::{Check, apr, int, st};
+use super::{Check, apr, gpu, int, st};
 use crate::checkup::{checked, copy, told, verdicts};
 use crate::corrupt::{KINDS, corrupt};
 use crate::forge;
@@ -19,6 +19,7 @@ use crate::verdict::{Attempt, Halt, Reason, Refutation, Tally, instrument};
 pub static CHECKS: &[(&str, Check)] = &[
     ("F-CRIT-001", f_crit_001),
     ("F-CRIT-002", f_crit_002),
+    ("F-CRIT-003", f_crit_003),
     (SCORE, f_crit_004),
     ("F-CRIT-005", f_crit_005),
     ("F-CRIT-301", f_crit_301),
@@ -40,6 +41,11 @@ const ASKED: &[&str] = &[
     "Is Mars a planet?",
     "Give me a JSON object with name Ada and age 36",
 ];
+
+/// GPU throughput is consistently below that of the engine that Ollama runs.
+pub fn f_crit_003(s: &Subject) -> Attempt {
+    gpu::not_slower_than_the_peer(s)
+}
 
 /// `apr-cli` is found to contain independent inference logic: refuted with any of the rows that look for some.
 pub fn f_crit_002(s: &Subject) -> Attempt {

@@ -3,7 +3,15 @@
 //! The reference is the same program with `--no-gpu`: both backends have one arithmetic, so answers are compared to the
 //! byte, with no tolerance.
 
+mod memory;
+mod path;
+mod speed;
+
 use std::path::Path;
+
+pub use memory::*;
+pub use path::*;
+pub use speed::{f_gpu_120, f_gpu_121, f_gpu_122, f_gpu_123, f_gpu_124, not_slower_than_the_peer};
 
 use super::Check;
 use crate::ask::{OPEN_PROMPT, PROMPTS, answered, ask, printed};
@@ -16,9 +24,25 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-GPU-116", f_gpu_116),
     ("F-GPU-117", f_gpu_117),
     ("F-GPU-118", f_gpu_118),
+    ("F-GPU-119", f_gpu_119),
+    ("F-GPU-120", f_gpu_120),
+    ("F-GPU-121", f_gpu_121),
+    ("F-GPU-122", f_gpu_122),
+    ("F-GPU-123", f_gpu_123),
+    ("F-GPU-124", f_gpu_124),
+    ("F-GPU-125", f_gpu_125),
+    ("F-GPU-126", f_gpu_126),
+    ("F-GPU-127", f_gpu_127),
+    ("F-GPU-129", f_gpu_129),
+    ("F-GPU-130", f_gpu_130),
+    ("F-GPU-131", f_gpu_131),
     ("F-GPU-132", f_gpu_132),
+    ("F-GPU-133", f_gpu_133),
+    ("F-GPU-134", f_gpu_134),
+    ("F-GPU-134b", f_gpu_134b),
     ("F-GPU-135", f_gpu_135),
     ("F-GPU-136", f_gpu_136),
+    ("F-GPU-137", f_gpu_137),
     ("F-GPU-138", f_gpu_138),
     ("F-GPU-139", f_gpu_139),
     ("F-GPU-140", f_gpu_140),
@@ -94,6 +118,13 @@ pub fn f_gpu_117(s: &Subject) -> Attempt {
 pub fn f_gpu_118(s: &Subject) -> Attempt {
     let mut t = on_image(s, "ptx_80", "11")?;
     t.by_ruling("the PTX for 8.0, which assembles for sm_80, was run by the driver on the device present");
+    t.done()
+}
+
+/// Compute capability 8.9: the PTX that such a device gets, on the device present.
+pub fn f_gpu_119(s: &Subject) -> Attempt {
+    let mut t = on_image(s, "ptx_89", "12")?;
+    t.by_ruling("the PTX for 8.9, which assembles for sm_89, was run by the driver on the device present");
     t.done()
 }
 

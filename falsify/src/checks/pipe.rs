@@ -70,7 +70,7 @@ pub static CHECKS: &[(&str, Check)] = &[
 ];
 
 /// Opened so that taps see every operation.
-const WATCHED: Setup = Setup { isa: None, threads: 2, oracle: false, watched: true, context: None };
+const WATCHED: Setup = Setup { isa: None, threads: 2, oracle: false, gpu: false, watched: true, context: None };
 
 // ---- tokenizer
 

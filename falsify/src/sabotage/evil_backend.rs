@@ -17,7 +17,14 @@ pub struct Evil {
     pub before: fn(&mut State, &mut Vec<Row>, &mut Vec<Vec<u32>>),
     /// After it gave its output.
     pub after: fn(&mut State, &[Row], &mut Output),
+    /// Every program is prepared a second time, and every block reserved there too.
+    pub twice: bool,
+    /// Every new sequence makes the cache larger.
+    pub leaks: bool,
 }
+
+/// No meddling: what the others differ from.
+pub const NOTHING: Evil = Evil { before: nothing_before, after: nothing_after, twice: false, leaks: false };
 
 /// What an evil runner remembers.
 #[derive(Default)]
@@ -51,15 +58,19 @@ impl Backend for EvilBackend<'_> {
 
     fn prepare(&self, program: &Program, interest: &Interest) -> compute::Result<Box<dyn Runner>> {
         let inner = self.inner.prepare(program, interest)?;
+        let second = if self.evil.twice { Some(self.inner.prepare(program, interest)?) } else { None };
         let state = State { vocab: program.logits_width(), ..State::default() };
-        Ok(Box::new(EvilRunner { inner, evil: self.evil, state }))
+        Ok(Box::new(EvilRunner { inner, second, evil: self.evil, state, blocks: 0 }))
     }
 }
 
 struct EvilRunner {
     inner: Box<dyn Runner>,
+    second: Option<Box<dyn Runner>>,
     evil: Evil,
     state: State,
+    /// Blocks that were reserved.
+    blocks: usize,
 }
 
 /// Blocks beyond those asked for, for saboteurs that keep something.
@@ -69,7 +80,12 @@ impl Runner for EvilRunner {
     fn step(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> compute::Result<()> {
         let mut rows = batch.rows.to_vec();
         let mut tables: Vec<Vec<u32>> = batch.tables.iter().map(|t| t.to_vec()).collect();
-        self.state.beginnings += rows.iter().filter(|r| r.position == 0).count() as u64;
+        let beginnings = rows.iter().filter(|r| r.position == 0).count();
+        self.state.beginnings += beginnings as u64;
+        if self.evil.leaks && beginnings > 0 {
+            self.blocks += 8 * beginnings;
+            self.inner.reserve_blocks(self.blocks)?;
+        }
         for row in &rows {
             self.state.tokens.truncate(row.position as usize);
             self.state.tokens.push(row.token);
@@ -84,7 +100,11 @@ impl Runner for EvilRunner {
     }
 
     fn reserve_blocks(&mut self, count: usize) -> compute::Result<()> {
-        self.inner.reserve_blocks(count + SPARE_BLOCKS)
+        self.blocks = self.blocks.max(count + SPARE_BLOCKS);
+        if let Some(second) = &mut self.second {
+            second.reserve_blocks(self.blocks)?;
+        }
+        self.inner.reserve_blocks(self.blocks)
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> compute::Result<()> {
@@ -111,7 +131,7 @@ const fn evil(
     before: fn(&mut State, &mut Vec<Row>, &mut Vec<Vec<u32>>),
     after: fn(&mut State, &[Row], &mut Output),
 ) -> Saboteur {
-    Saboteur { name, does, by_crash: false, means: Means::EvilBackend(Evil { before, after }) }
+    Saboteur { name, does, by_crash: false, means: Means::EvilBackend(Evil { before, after, ..NOTHING }) }
 }
 
 /// Every evil backend.

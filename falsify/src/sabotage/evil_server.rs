@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -37,9 +37,11 @@ struct Meddle {
     serial: bool,
     /// Every so many-th connection is closed without a word; 0 is none.
     loses: usize,
+    /// A reply to a question takes so many times as long.
+    times: u32,
 }
 
-const PASSES: Meddle = Meddle { request: |_| (), reply: None, says: |text| text, serial: false, loses: 0 };
+const PASSES: Meddle = Meddle { request: |_| (), reply: None, says: |text| text, serial: false, loses: 0, times: 1 };
 
 /// Every misbehaviour of the server.
 pub static ALL: &[Saboteur] = &[
@@ -174,6 +176,11 @@ fn replies(real: Real, reply: fn(&Passing, &mut Reply)) -> u8 {
     behind(real, Meddle { reply: Some(reply), ..PASSES })
 }
 
+/// A server that takes so many times as long for every answer.
+pub(super) fn later(real: Real, times: u32) -> u8 {
+    behind(real, Meddle { reply: Some(|_, _| ()), times, ..PASSES })
+}
+
 /// Changes the texts of a reply's choices.
 fn in_choices(reply: &mut Reply, change: fn(&str) -> String) {
     let mut json = reply.json();
@@ -275,7 +282,11 @@ fn pass(mut peer: TcpStream, to: SocketAddr, meddle: Meddle) -> io::Result<()> {
             io::copy(&mut real, &mut peer).map(drop)
         }
         Some(change) => {
+            let begun = Instant::now();
             let mut reply = ask.send(to, patience)?;
+            if asked.method == "POST" {
+                thread::sleep(begun.elapsed() * (meddle.times - 1));
+            }
             change(&asked, &mut reply);
             let mut head = format!("HTTP/1.1 {} x\r\n", reply.status);
             for (name, value) in reply.headers.iter().filter(|(name, _)| !hop.contains(&name.as_str())) {

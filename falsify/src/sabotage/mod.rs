@@ -10,10 +10,12 @@ pub mod evil_bundle;
 pub mod evil_chat;
 pub mod evil_check;
 pub mod evil_folder;
+pub mod evil_gpu;
 pub mod evil_input;
 pub mod evil_prompt;
 pub mod evil_sampler;
 pub mod evil_server;
+pub mod evil_speed;
 pub mod evil_template;
 pub mod evil_trace;
 pub mod mutated_golden;
@@ -87,10 +89,12 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_bundle::ALL,
     evil_chat::ALL,
     evil_folder::ALL,
+    evil_gpu::ALL,
     evil_input::ALL,
     evil_prompt::ALL,
     evil_sampler::ALL,
     evil_server::ALL,
+    evil_speed::ALL,
     evil_template::ALL,
     evil_trace::ALL,
     mutated_golden::ALL,

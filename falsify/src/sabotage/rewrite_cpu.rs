@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use compute::backend::{Output, Row, Want};
 use compute::program::{BufferId, Op, Program, WeightId};
 
-use super::evil_backend::{Evil, State};
+use super::evil_backend::{Evil, NOTHING, State};
 use super::{Means, Saboteur};
 use crate::subject::Rewrite;
 
@@ -18,7 +18,7 @@ const fn rewrite(name: &'static str, does: &'static str, how: Rewrite) -> Sabote
 
 /// Meddling with outputs.
 const fn after(name: &'static str, does: &'static str, after: fn(&mut State, &[Row], &mut Output)) -> Saboteur {
-    Saboteur { name, does, by_crash: false, means: Means::EvilBackend(Evil { before: |_, _, _| {}, after }) }
+    Saboteur { name, does, by_crash: false, means: Means::EvilBackend(Evil { after, ..NOTHING }) }
 }
 
 /// Every one of them.

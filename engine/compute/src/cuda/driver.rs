@@ -326,6 +326,7 @@ impl Memory {
         if bytes > 0 {
             // SAFETY: a local to fill.
             match unsafe { sys::cuMemAlloc_v2(&mut address, bytes) } {
+                //= F-GPU-127
                 sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                     let free = device.memory().map_or(0, |m| m.0);
                     return Err(Error::DeviceMemory { bytes, free, what });
@@ -390,6 +391,7 @@ impl Memory {
 }
 
 impl Drop for Memory {
+    //= F-GPU-126
     fn drop(&mut self) {
         if self.bytes > 0 {
             // SAFETY: the allocation is ours; the stream may still use it, so it is waited for.

@@ -55,7 +55,7 @@ fn built() -> Result<Built> {
 pub(super) fn load(device: &Arc<Device>, only: Option<&str>) -> Result<(Module, String)> {
     let images = built()?.images;
     let number = |name: &str, kind: &str| name.strip_prefix(kind).and_then(|n| n.parse::<u32>().ok());
-    //= F-GPU-117 F-GPU-118 F-GPU-138 F-GPU-139
+    //= F-GPU-117 F-GPU-118 F-GPU-119 F-GPU-138 F-GPU-139
     let mut candidates: Vec<&Image> = match only {
         Some(name) => images.iter().filter(|i| i.name == name).collect(),
         None => images

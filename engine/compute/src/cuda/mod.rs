@@ -67,7 +67,7 @@ impl Cuda {
     }
 }
 
-//= F-GPU-132
+//= F-GPU-132 F-GPU-133
 impl Backend for Cuda {
     fn name(&self) -> &'static str {
         "cuda"

@@ -25,6 +25,8 @@ const BLOCKS_MAX: usize = 1 << 16;
 const GRAPH_ROWS_MAX: usize = 64;
 /// Up to here attention has the device to itself.
 const FEW_ROWS: usize = 8;
+/// Rows whose buffers are there at once: a longer batch runs in parts, which costs launches and saves memory.
+const ROWS_AT_ONCE: usize = 256;
 /// Graphs that are kept.
 const GRAPHS_MAX: usize = 32;
 
@@ -38,6 +40,8 @@ pub(super) struct CudaRunner {
     plan: Plan,
     weights: Weights,
     room: Option<Room>,
+    /// Whether a long batch may run in parts: no row sees later ones, and nobody looks at whole batches.
+    in_parts: bool,
     /// For each rope table: cos and sin of the positions so far.
     turns: Vec<Memory>,
     positions: usize,
@@ -67,6 +71,8 @@ impl CudaRunner {
         for node in &plan.nodes {
             possible(&node.work, program)?;
         }
+        let in_parts = plan.visible.iter().all(|op| matches!(op, Op::Attend { causal: true, .. }))
+            && plan.nodes.iter().all(|n| n.taps.is_empty());
         let mut layer_at = Vec::new();
         let mut halves = 0;
         for kv in &program.kv {
@@ -88,6 +94,7 @@ impl CudaRunner {
             plan,
             weights,
             room: None,
+            in_parts,
             slabs: Vec::new(),
             blocks: Vec::new(),
             reserved: 0,
@@ -120,6 +127,9 @@ fn possible(work: &Work, program: &Program) -> Result<()> {
 impl Runner for CudaRunner {
     fn step(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
         batch.validate(&self.program, self.reserved)?;
+        if self.in_parts && batch.rows.len() > ROWS_AT_ONCE {
+            return self.parts(batch, out, tap);
+        }
         self.device.enter()?;
         let rows = batch.rows.len();
         self.wanted.clear();
@@ -143,6 +153,7 @@ impl Runner for CudaRunner {
                 let graph = self.device.record(|| self.plan.nodes.iter().try_for_each(|n| self.issue(n, rows)))?;
                 self.graphs.insert((rows, wanted), graph);
             }
+            //= F-GPU-120 F-GPU-121 F-GPU-122 F-GPU-123 F-GPU-124 F-CRIT-003
             // SAFETY: what was recorded uses weights, buffers, tables and cache of this runner, which live; whoever
             // replaces one of them clears the graphs first.
             unsafe { self.graphs[&(rows, wanted)].launch()? };
@@ -166,6 +177,7 @@ impl Runner for CudaRunner {
         }
         self.device.enter()?;
         let more = (count - self.blocks.len()).next_multiple_of(SLAB_BLOCKS).min(BLOCKS_MAX - self.blocks.len());
+        //= F-GPU-129
         let slab = self.device.zeroed(more * self.block_bytes, "the KV cache")?;
         self.blocks.extend((0..more).map(|i| slab.address() + (i * self.block_bytes) as u64));
         self.slabs.push(slab);
@@ -198,6 +210,18 @@ impl Runner for CudaRunner {
 }
 
 impl CudaRunner {
+    /// Runs a long batch part by part.
+    //= F-GPU-125
+    fn parts(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
+        let mut rows = Vec::with_capacity(batch.rows.len());
+        for part in batch.rows.chunks(ROWS_AT_ONCE) {
+            self.step(&Batch { rows: part, tables: batch.tables }, out, tap)?;
+            rows.append(&mut out.rows);
+        }
+        out.rows = rows;
+        Ok(())
+    }
+
     /// The slab that holds a block, and where.
     fn slab_of(&self, block: u32) -> (&Memory, usize) {
         let address = self.blocks[block as usize];
@@ -432,6 +456,7 @@ impl CudaRunner {
             unused: 0,
             acts: self.acts(dst.0 as usize, quantise),
         };
+        //= F-GPU-131
         let kernel = if rows <= FEW_ROWS { &self.kernels.attend_few } else { &self.kernels.attend_many };
         self.launch(kernel, [rows, *heads], 256, 0, &[p.bytes(), inputs.bytes()])
     }
@@ -480,6 +505,7 @@ impl CudaRunner {
                 n => self.launch(&ks.float_many, [tiles, n.div_ceil(8)], 256, 0, &[p.bytes()]),
             };
         }
+        //= F-GPU-130
         let p = k::Product { parts, count, steps: (cols / STEP) as i32, columns: columns_i, unused: 0, acts };
         match columns {
             1 => {

@@ -77,6 +77,7 @@ pub(super) fn upload(device: &Arc<Device>, program: &Program) -> Result<Weights>
         };
         total += bytes.next_multiple_of(256);
     }
+    //= F-GPU-137
     let memory = device.zeroed(total, "the weights")?;
     let mut weights = Weights { matrices: vec![None; roles.len()], vectors: vec![None; roles.len()], memory };
     let mut packed = Vec::new();

@@ -19,7 +19,7 @@ use crate::verdict::{Attempt, Halt, Refutation, Tally, fixture_weak, instrument}
 const FORMS: [&str; 2] = ["q8_0", "q4_k_m"];
 
 /// Answers are short, and other checks run beside.
-const ALONE: Setup = Setup { isa: None, threads: 1, oracle: false, watched: false, context: None };
+const ALONE: Setup = Setup { isa: None, threads: 1, oracle: false, gpu: false, watched: false, context: None };
 
 /// Basic arithmetic correct: held-out sums, differences and products, and llama.cpp's answers.
 pub fn f_math_142(s: &Subject) -> Attempt {
