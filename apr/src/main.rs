@@ -6,7 +6,6 @@ mod cmd;
 mod interrupt;
 mod panics;
 mod plan;
-mod source;
 mod usage;
 
 use std::process::ExitCode;

@@ -4,9 +4,14 @@ mod chat;
 mod check;
 mod convert;
 mod diff;
+mod list;
+mod pull;
+mod push;
 mod replay;
+mod rm;
 mod run;
 mod serve;
+mod tag;
 
 use std::process::ExitCode;
 
@@ -24,5 +29,10 @@ pub fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Serve(args) => serve::execute(&args),
         Command::Replay(args) => replay::execute(&args),
         Command::Convert(args) => convert::execute(&args),
+        Command::Pull(args) => pull::execute(&args),
+        Command::List(args) => list::execute(&args),
+        Command::Rm(args) => rm::execute(&args),
+        Command::Tag(args) => tag::execute(&args),
+        Command::Push(args) => push::execute(&args),
     }
 }

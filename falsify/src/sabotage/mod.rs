@@ -14,6 +14,7 @@ pub mod evil_input;
 pub mod evil_prompt;
 pub mod evil_sampler;
 pub mod evil_server;
+pub mod evil_sources;
 pub mod evil_template;
 pub mod evil_trace;
 pub mod mutated_golden;
@@ -85,6 +86,7 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_prompt::ALL,
     evil_sampler::ALL,
     evil_server::ALL,
+    evil_sources::ALL,
     evil_template::ALL,
     evil_trace::ALL,
     mutated_golden::ALL,
