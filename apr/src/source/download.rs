@@ -75,9 +75,10 @@ pub fn download(client: &Client, wanted: &Wanted, partial: &Path, target: &Path,
                 job.discard();
             }
             Next::Again(_) | Next::Afresh => {
-                let again = "; the same command goes on where this one ended";
                 let why = format!("{}; given up after {} tries", failure.why, limits::RETRIES_MAX + 1);
-                return Err(Failure { why, ..failure }.error(&wanted.address).hint(&again[2..]));
+                return Err(Failure { why, ..failure }
+                    .error(&wanted.address)
+                    .hint("the same command goes on from what came"));
             }
             Next::GiveUp(_) => return Err(failure.error(&wanted.address)),
         }

@@ -262,7 +262,8 @@ pub fn copy(from: &Registry, to: &Registry, name: &Tagged) -> Result<Model> {
 
 /// The files of a model on the disk: their folder, their names, and which one is opened.
 fn files_of(path: &Path) -> Result<(PathBuf, Vec<FileName>, Option<String>)> {
-    let path = fs::canonicalize(path).map_err(|e| Error::from_io(&e, path))?;
+    // Links are followed when files are read, not before: in HuggingFace's cache only the links have names.
+    let path = std::path::absolute(path).map_err(|e| Error::from_io(&e, path))?;
     let shown = path.to_string_lossy();
     if path.is_dir() {
         let all = names(&path, |t| !t.is_dir());
