@@ -1,16 +1,20 @@
 //! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
 
 mod models;
+mod own;
 mod sampling;
 mod serving;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand};
 use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
+use engine::speculate::DRAFT_MAX;
 
 pub use models::{ListArgs, PullArgs, PushArgs, RmArgs, SourceArgs, TagArgs};
+pub use own::{BenchArgs, CompletionsArgs, ConfigArgs, ConfigCommand, DoctorArgs, ManArgs};
 pub use serving::ServeArgs;
 
 /// Run language models you can trust.
@@ -51,6 +55,16 @@ pub enum Command {
     Tag(TagArgs),
     /// Copy a model of the registry to another one, in a folder
     Push(PushArgs),
+    /// Measure how fast a model runs here, beside what memory allows
+    Bench(BenchArgs),
+    /// Look at this machine: what would run where, and what to do about it
+    Doctor(DoctorArgs),
+    /// Show what is set, and where: config file, environment
+    Config(ConfigArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(ManArgs),
 }
 
 /// Flags of `apr convert`.
@@ -99,6 +113,9 @@ pub struct RunArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
+    pub draft_max: u8,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -136,10 +153,11 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Tracing")]
     pub trace_verbose: bool, //= F-CLI-018
     /// Only these stages: tokenize, embed, attention, ffn, lm_head, sample, decode
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = trace_step, help_heading = "Tracing")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = trace_step(), ignore_case = true)]
+    #[arg(help_heading = "Tracing")]
     pub trace_steps: Option<Vec<TraceStep>>,
     /// `json` has the fields of AWS Step Functions, `chrome` is for Perfetto
-    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = trace_format, help_heading = "Tracing")]
+    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = trace_format(), help_heading = "Tracing")]
     pub trace_format: TraceFormat,
 
     /// How tokens are chosen
@@ -167,6 +185,9 @@ pub struct ChatArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
+    pub draft_max: u8,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -208,16 +229,15 @@ impl RunArgs {
     }
 }
 
-fn trace_step(name: &str) -> Result<TraceStep, String> {
-    TraceStep::named(name.trim()).ok_or_else(|| "no such stage".into())
+/// Values from a closed list: help, completions and "did you mean" know them.
+fn trace_step() -> impl TypedValueParser<Value = TraceStep> {
+    let names = ["tokenize", "embed", "attention", "ffn", "lm_head", "sample", "decode"];
+    PossibleValuesParser::new(names).try_map(|name| TraceStep::named(&name).ok_or("no such stage"))
 }
 
-fn trace_format(name: &str) -> Result<TraceFormat, String> {
-    match name {
-        "json" => Ok(TraceFormat::Json),
-        "chrome" => Ok(TraceFormat::Chrome),
-        _ => Err("json and chrome can be had".into()),
-    }
+fn trace_format() -> impl TypedValueParser<Value = TraceFormat> {
+    let named = |name: String| if name == "chrome" { TraceFormat::Chrome } else { TraceFormat::Json };
+    PossibleValuesParser::new(["json", "chrome"]).map(named)
 }
 
 /// Flags of `apr replay`.

@@ -51,6 +51,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         threads: args.threads,
         gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
+        draft_max: args.draft_max.into(),
         trace_format: args.trace_format,
         cancel,
         ..Options::default()
@@ -102,6 +103,7 @@ pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
         threads: args.threads,
         gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
+        draft_max: args.draft_max.into(),
         cancel,
         ..Options::default()
     };

@@ -11,7 +11,7 @@ pub struct Knob {
 }
 
 /// Instruction set of the CPU backend.
-pub const ISA: Knob = Knob { name: "APR_ISA", help: "CPU kernels: avx512, avx2 or scalar [best available]" };
+pub const ISA: Knob = Knob { name: "APR_ISA", help: "CPU kernels: avx512, avx2, neon or scalar [best available]" };
 
 /// Image of the GPU kernels.
 pub const CUDA_IMAGE: Knob =
@@ -66,6 +66,13 @@ const USER_HOME: &str = "HOME";
 #[cfg(windows)]
 const USER_HOME: &str = "USERPROFILE";
 
+/// Where the config file is.
+pub const CONFIG: Knob =
+    Knob { name: "APR_CONFIG", help: "config file, or nothing for none [~/.config/apr/config.toml]" };
+
+/// The folder of config files.
+pub const XDG_CONFIG_HOME: Knob = Knob { name: "XDG_CONFIG_HOME", help: "folder of config files [~/.config]" };
+
 /// Turns colour off. Read by the terminal library, like the next two; listed because it is honoured.
 pub const NO_COLOR: Knob = Knob { name: "NO_COLOR", help: "any value: no colour" };
 
@@ -81,6 +88,8 @@ pub static ALL: &[&Knob] = &[
     &ISA,
     &CUDA_IMAGE,
     &API_KEY,
+    &CONFIG,
+    &XDG_CONFIG_HOME,
     &HOME,
     &OFFLINE,
     &HUB_OFFLINE,
@@ -116,4 +125,20 @@ pub fn user_home() -> Option<PathBuf> {
 /// The value of a knob, if it is set to something.
 pub fn read(knob: &Knob) -> Option<String> {
     std::env::var(knob.name).ok().filter(|v| !v.is_empty())
+}
+
+/// The config file, which need not exist; `None` where there is no place for one, or an empty variable wants none.
+pub fn config_file() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os(CONFIG.name) {
+        return Some(PathBuf::from(named)).filter(|path| !path.as_os_str().is_empty());
+    }
+    // A relative path there is invalid and to be ignored (XDG Base Directory Specification).
+    let xdg = read(&XDG_CONFIG_HOME).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let folder = xdg.or_else(|| std::env::home_dir().map(|home| home.join(".config")))?;
+    Some(folder.join("apr").join("config.toml"))
+}
+
+/// Whether the config file was named, so that it has to exist.
+pub fn config_named() -> bool {
+    std::env::var_os(CONFIG.name).is_some()
 }

@@ -73,6 +73,7 @@ pub mod chat;
 pub mod checks;
 pub mod checkup;
 pub mod child;
+pub mod clock;
 pub mod corrupt;
 pub mod described;
 pub mod desk;

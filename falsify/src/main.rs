@@ -217,7 +217,7 @@ fn report(watched: &Watched, to: &To) -> Result<bool, String> {
     let suite = suite(watched)?;
     // Of the tree as it is now: a run takes minutes, in which the tree may change.
     let stamp = Stamp::now(&suite, suite.root.as_deref());
-    let records: Vec<Record> = registry::rows().iter().map(|row| suite.record(row, true)).inspect(show).collect();
+    let records = suite.all(show);
     publish(&Report::new(stamp, records), to)
 }
 

@@ -6,15 +6,15 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::sync::{Once, mpsc};
+use std::sync::{Arc, Once, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::capability::{self, Host};
-use crate::checks::{self, Check};
-use crate::registry::{Row, Tier};
+use crate::checks::{self, Check, crit};
+use crate::registry::{self, Row, Tier};
 use crate::sabotage;
 use crate::subject::Subject;
 use crate::verdict::{Attempt, Halt, Reason, Refutation, Verdict, instrument};
@@ -100,6 +100,23 @@ impl Suite {
         let proofs = if prove && survived { self.prove(row) } else { Vec::new() };
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         Record { id: row.id.clone(), verdict, proofs, took_ms, apr_sha256: self.apr_sha256.clone(), machine: None }
+    }
+
+    /// Every row with all its saboteurs, in the registry's order. The row of the score comes last and sees the others.
+    pub fn all(&self, mut show: impl FnMut(&Record)) -> Vec<Record> {
+        let mut record = |suite: &Suite, row: &'static Row| {
+            let record = suite.record(row, true);
+            show(&record);
+            record
+        };
+        let others = registry::rows().iter().filter(|row| row.id != crit::SCORE);
+        let mut records: Vec<Record> = others.map(|row| record(self, row)).collect();
+        if let Some((at, row)) = registry::rows().iter().enumerate().find(|(_, row)| row.id == crit::SCORE) {
+            let mut last = self.clone();
+            last.subject.verdicts = Some(Arc::new(records.clone()));
+            records.insert(at, record(&last, row));
+        }
+        records
     }
 
     /// The row's check on this subject, whoever broke it.

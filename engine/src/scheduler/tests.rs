@@ -95,6 +95,7 @@ fn alone(loaded: &mut Loaded, r: &Request) -> (Vec<u32>, String, Finish) {
         sampling: r.sampling.clone(),
         stops: r.stops.clone(),
         prefill_chunk: PREFILL_CHUNK,
+        draft_max: 0,
     };
     let answer = Session::new(loaded).generate(&r.prompt, &generation, &mut Deaf, &AtomicBool::new(false)).unwrap();
     (answer.tokens, answer.text, answer.finish)

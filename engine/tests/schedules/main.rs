@@ -354,6 +354,7 @@ fn alone(model: &Model, request: &Request) -> Result<(Vec<u32>, String, Finish),
         sampling: request.sampling.clone(),
         stops: request.stops.clone(),
         prefill_chunk: 100,
+        draft_max: 0,
     };
     let mut session = Session::new(&mut loaded);
     let answer = session.generate(&request.prompt, &generation, &mut Silent, &AtomicBool::new(false))?;

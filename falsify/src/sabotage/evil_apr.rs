@@ -268,9 +268,22 @@ pub static ALL: &[Saboteur] = &[
     evil("characters-split", "writes the answer byte by byte", characters_split),
     evil("debug-formatted-error", "prints errors as Rust's Debug does", debug_formatted_error),
     evil("convert-flips-a-bit", "writes one bit of the last tensor wrong", convert_flips_a_bit),
+    evil("slow-tenfold", "takes ten times as long for everything", |r| slowed(r, 10)),
+    evil("reads-file-twice", "keeps its files in memory twice", reads_file_twice),
+    evil("shortage-unexplained", "says of missing memory neither how much nor for what", shortage_unexplained),
+    evil("leak-per-token", "loses a little memory with every token", leak_per_token),
+    evil("only-run-works", "chat and serve fail", |r| if r.has(&["chat", "serve"]) { 6 } else { r.run() }),
     evil("paths-trimmed", "takes the path of a model up to its first blank", paths_trimmed),
     evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
+
+/// Runs it, and ends when so many times that time has passed.
+pub(super) fn slowed(real: Real, times: u32) -> u8 {
+    let begun = std::time::Instant::now();
+    let code = real.run();
+    thread::sleep(begun.elapsed() * (times - 1));
+    code
+}
 
 fn panic_text(real: Real) -> u8 {
     real.run();
@@ -396,6 +409,30 @@ fn reads_whole_file(real: Real) -> u8 {
     // What was read stays until the end.
     std::hint::black_box(&kept);
     code
+}
+
+fn reads_file_twice(real: Real) -> u8 {
+    let read = || -> Vec<Vec<u8>> { real.args.iter().filter_map(|a| std::fs::read(a).ok()).collect() };
+    let kept = [read(), read()];
+    let code = real.command().status().map_or(99, code_of);
+    std::hint::black_box(&kept);
+    code
+}
+
+fn shortage_unexplained(real: Real) -> u8 {
+    let mut caught = real.caught();
+    if caught.code == 7 {
+        caught.stderr = b"error: out of memory\n".to_vec();
+    }
+    caught.emit()
+}
+
+fn leak_per_token(real: Real) -> u8 {
+    let tokens = real.value("--max-tokens").and_then(|n| n.parse().ok()).unwrap_or(512);
+    for token in 0..tokens {
+        std::hint::black_box(Box::leak(Box::new([token; 8])));
+    }
+    real.run()
 }
 
 /// The variable of the real program that names an instruction set.

@@ -163,6 +163,7 @@ fn vectors(program: &Program) -> Vec<Option<Vec<f32>>> {
 }
 
 impl Runner for CpuRunner {
+    //= F-CPU-098 F-CPU-099 F-CPU-100
     fn step(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
         batch.validate(&self.shared.program, self.shared.kv.blocks())?;
         //= F-CPU-106

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::heap;
 
 /// Looks at a flag before the processor is given away: about 20 microseconds.
 const SPINS: u32 = 4000;
@@ -77,7 +78,7 @@ impl Pool {
             let thread = std::thread::Builder::new()
                 .name(format!("apr-{index}"))
                 .spawn(move || helper(&shared, Worker { index, count }))
-                .map_err(|e| Error::Io(format!("cannot start thread {index} of {count}: {e}")))?;
+                .map_err(|e| heap::no_thread(&e))?;
             threads.push(thread);
         }
         Ok(Pool { shared, threads })

@@ -41,7 +41,7 @@ impl<T: Clone> SharedVec<T> {
     /// `len` elements, or `None` if the memory cannot be had.
     pub fn try_new(len: usize, fill: T) -> Option<SharedVec<T>> {
         let mut v = Vec::new();
-        v.try_reserve_exact(len).ok()?;
+        crate::heap::fallible(|| v.try_reserve_exact(len)).ok()?;
         v.resize(len, fill);
         Some(SharedVec(UnsafeCell::new(v)))
     }

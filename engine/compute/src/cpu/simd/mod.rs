@@ -1,7 +1,7 @@
 //! Sixteen lanes: the one vector abstraction that every kernel is written over, once.
 //!
-//! [`Simd`] has three types: 16 f32, 16 i32 and 64 bytes. AVX-512 holds each in a register, AVX2 in two, the scalar
-//! level in arrays. Every operation is lane by lane and correctly rounded (or exact), so the same kernel gives the
+//! [`Simd`] has three types: 16 f32, 16 i32 and 64 bytes. AVX-512 holds each in a register, AVX2 in two, NEON in four,
+//! the scalar level in arrays. Every operation is lane by lane and correctly rounded (or exact), so the same kernel gives the
 //! same bits at every level; the property tests below are instantiated for each level and hold it to that.
 //!
 //! A kernel is a value of a type that implements [`Kernel`]; [`super::isa::Isa::run`] is the one dispatch point.
@@ -12,6 +12,8 @@
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod scalar;
 
 /// Lanes of a vector at every level.
