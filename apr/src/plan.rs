@@ -68,6 +68,8 @@ pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
         insecure: args.insecure,
         allow_hosts: args.allow_host.clone(),
         cors_origins: args.cors_origin.clone(),
+        #[cfg(feature = "otel")]
+        otlp: knobs::read(&knobs::OTLP),
         timeout: args.timeout,
         name: args.name.clone(),
         gpu_if_present: !args.no_gpu,

@@ -66,6 +66,13 @@ const USER_HOME: &str = "HOME";
 #[cfg(windows)]
 const USER_HOME: &str = "USERPROFILE";
 
+/// Where spans of the server's requests are sent.
+#[cfg(feature = "otel")]
+pub const OTLP: Knob = Knob {
+    name: "OTEL_EXPORTER_OTLP_ENDPOINT",
+    help: "OpenTelemetry collector that apr serve tells of its requests: http://HOST:4318",
+};
+
 /// Where the config file is.
 pub const CONFIG: Knob =
     Knob { name: "APR_CONFIG", help: "config file, or nothing for none [~/.config/apr/config.toml]" };
@@ -88,6 +95,8 @@ pub static ALL: &[&Knob] = &[
     &ISA,
     &CUDA_IMAGE,
     &API_KEY,
+    #[cfg(feature = "otel")]
+    &OTLP,
     &CONFIG,
     &XDG_CONFIG_HOME,
     &HOME,

@@ -118,6 +118,12 @@ pub const STALL_TIME: Duration = Duration::from_secs(30);
 pub const DRAIN_TIME: Duration = Duration::from_secs(30);
 /// Silence in a stream of events before a comment says that the server is alive.
 pub const PING_TIME: Duration = Duration::from_secs(10);
+/// Spans that wait for a collector; more are lost.
+pub const OTLP_QUEUE: usize = 1 << 12;
+/// Spans that a collector gets at once.
+pub const OTLP_BATCH: usize = 512;
+/// How long a collector may take for each step of taking them.
+pub const OTLP_TIME: Duration = Duration::from_secs(2);
 /// Prompts of one request.
 pub const PROMPTS_MAX: usize = 128;
 /// Answers to one prompt (`n`), and answers of one request in all.

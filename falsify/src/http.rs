@@ -104,7 +104,13 @@ impl Ask {
 
 /// A connection with this deadline for each of its steps.
 pub fn connect(to: SocketAddr, deadline: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, deadline)?;
+    // A process that was stopped and goes on finds its waiting interrupted.
+    let stream = loop {
+        match TcpStream::connect_timeout(&to, deadline) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            done => break done?,
+        }
+    };
     stream.set_read_timeout(Some(deadline))?;
     stream.set_write_timeout(Some(deadline))?;
     stream.set_nodelay(true)?;
@@ -136,6 +142,7 @@ pub fn read(stream: &mut TcpStream, begun: Instant, deadline: Duration, head_onl
                 break;
             }
             Ok(n) => raw.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
             // What came before a reset counts.
             Err(e) if e.kind() == ErrorKind::ConnectionReset && body_at.is_some() => {
                 reply.cut = true;

@@ -20,6 +20,7 @@ pub mod tensors;
 pub mod text;
 pub mod tokenizer;
 pub mod weights;
+pub mod wire;
 
 use std::io;
 

@@ -6,7 +6,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -82,6 +82,19 @@ pub static ALL: &[Saboteur] = &[
         })
     }),
     evil("serve-serial", "one request after the other", |r| behind(r, Meddle { serial: true, ..PASSES })),
+    evil("serve-crosses", "now and then an answer is the one before, whoever's it was", |r| {
+        replies(r, |_, reply| {
+            static BEFORE: Mutex<(usize, Vec<u8>)> = Mutex::new((0, Vec::new()));
+            let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+            if reply.json()["choices"].is_array() {
+                before.0 += 1;
+                let own = std::mem::replace(&mut before.1, reply.body.clone());
+                if before.0.is_multiple_of(5) {
+                    reply.body = own;
+                }
+            }
+        })
+    }),
     evil("serve-loses-requests", "closes every ninth connection without a word", |r| {
         behind(r, Meddle { loses: 9, ..PASSES })
     }),

@@ -27,6 +27,7 @@ const MODULES: &[(&str, u8)] = &[
     ("convert", 3),
     ("guard", 3),
     ("sample", 3),
+    ("speculate", 3),
     ("scheduler", 3),
     ("session", 3),
     ("api", 4),
