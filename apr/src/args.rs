@@ -1,5 +1,6 @@
 //! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
 
+mod models;
 mod own;
 mod sampling;
 mod serving;
@@ -12,6 +13,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
 use engine::speculate::DRAFT_MAX;
 
+pub use models::{ListArgs, PullArgs, PushArgs, RmArgs, SourceArgs, TagArgs};
 pub use own::{BenchArgs, CompletionsArgs, ConfigArgs, ConfigCommand, DoctorArgs, ManArgs};
 pub use serving::ServeArgs;
 
@@ -43,6 +45,16 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Write a model in another container, bit for bit where that is possible
     Convert(ConvertArgs),
+    /// Download a model, as it is now
+    Pull(PullArgs),
+    /// Models on this machine: downloaded, of the registry, of other programs
+    List(ListArgs),
+    /// Remove what was downloaded, or a name of the registry
+    Rm(RmArgs),
+    /// Give a model a name in the registry: pacha://name[:tag]
+    Tag(TagArgs),
+    /// Copy a model of the registry to another one, in a folder
+    Push(PushArgs),
     /// Measure how fast a model runs here, beside what memory allows
     Bench(BenchArgs),
     /// Look at this machine: what would run where, and what to do about it
@@ -58,7 +70,7 @@ pub enum Command {
 /// Flags of `apr convert`.
 #[derive(Debug, clap::Args)]
 pub struct ConvertArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub input: PathBuf,
     /// File to write; for SafeTensors a folder, in HuggingFace's layout (`name/`)
     pub output: PathBuf,
@@ -74,13 +86,16 @@ pub struct ConvertArgs {
     /// Say nothing but errors
     #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "json")]
     pub quiet: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 /// Flags of `apr run`.
 #[derive(Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct RunArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub model: PathBuf, //= F-CLI-002
     /// The prompt, which may be empty; `-` or nothing reads it from standard input
     pub prompt: Option<OsString>,
@@ -124,6 +139,9 @@ pub struct RunArgs {
     /// Say nothing but the answer and errors
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub quiet: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 
     /// Record what happens in each stage; the trace goes to standard error unless --trace-output says where
     #[arg(long, help_heading = "Tracing")]
@@ -151,7 +169,7 @@ pub struct RunArgs {
 #[derive(Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct ChatArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub model: PathBuf,
 
     /// Most tokens of an answer
@@ -187,6 +205,9 @@ pub struct ChatArgs {
     /// Say nothing but answers and errors
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub quiet: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 
     /// How tokens are chosen
     #[command(flatten)]
@@ -225,8 +246,11 @@ pub struct ReplayArgs {
     /// A trace that `apr run --trace-output` wrote
     pub trace: PathBuf,
     /// Run it on this model instead of the one the trace names
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -235,7 +259,7 @@ pub struct ReplayArgs {
 /// Flags of `apr check`.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub model: PathBuf,
     /// On every backend of this build, not only on the one that `run` uses
     #[arg(long)]
@@ -258,6 +282,9 @@ pub struct CheckArgs {
     /// What every stage measured
     #[arg(short, long)]
     pub verbose: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 impl CheckArgs {
@@ -275,7 +302,7 @@ impl CheckArgs {
 /// Flags of `apr diff`.
 #[derive(Debug, clap::Args)]
 pub struct DiffArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub first: PathBuf,
     /// The same model in another container or number format
     pub second: PathBuf,
@@ -291,6 +318,9 @@ pub struct DiffArgs {
     /// Every operation
     #[arg(short, long)]
     pub verbose: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 /// Whether JSON was asked for, for errors that come before or instead of parsed flags.
@@ -302,7 +332,7 @@ pub fn json_typed() -> bool {
 fn after_help() -> String {
     let mut text = String::from("Environment:\n");
     for knob in engine::knobs::ALL {
-        text.push_str(&format!("  {:<15} {}\n", knob.name, knob.help));
+        text.push_str(&format!("  {:<23} {}\n", knob.name, knob.help));
     }
     text.push_str("\nExit codes:\n    0 success\n");
     for kind in engine::Kind::ALL {

@@ -7,7 +7,6 @@ mod config;
 mod interrupt;
 mod panics;
 mod plan;
-mod source;
 mod usage;
 
 use std::process::ExitCode;

@@ -4,11 +4,11 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use apr_cli::source;
 use engine::scheduler::Plan;
 use engine::{ChatConfig, Error, InferenceConfig, Kind, Options, Result, ServeConfig, knobs, limits, serve};
 
 use crate::args::{ChatArgs, RunArgs, ServeArgs};
-use crate::source;
 
 /// Everything `engine` needs for one answer.
 pub struct RunPlan {
@@ -24,7 +24,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         return Err(Error::new(Kind::Usage, "--trace and --verbose would both write to standard error")
             .hint("give the trace a file: --trace-output trace.json"));
     }
-    let model_path = source::resolve(&args.model)?;
+    let model_path = source::resolve(&args.model, &args.source.access(args.quiet))?;
     let prompt = match args.prompt.as_deref() {
         Some(dash) if dash == "-" => read_prompt(args.raw)?,
         Some(text) => utf8(text.as_encoded_bytes().to_vec())?,
@@ -61,7 +61,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
 
 /// The same for a server.
 pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
-    let model_path = source::resolve(&args.model)?;
+    let model_path = source::resolve(&args.model, &args.source.access(args.quiet))?;
     let config = ServeConfig { model_path, host: args.host.clone(), port: args.port, gpu: args.gpu };
     let options = serve::Options {
         api_keys: args.api_key.iter().cloned().chain(knobs::read(&knobs::API_KEY)).collect(),
@@ -92,7 +92,7 @@ pub struct ChatPlan {
 /// Works it out.
 pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
     let config = ChatConfig {
-        model_path: source::resolve(&args.model)?,
+        model_path: source::resolve(&args.model, &args.source.access(args.quiet))?,
         system: args.system.clone(),
         temperature: 0.0,
         max_tokens: args.max_tokens,

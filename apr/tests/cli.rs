@@ -6,7 +6,8 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
 
 fn apr() -> assert_cmd::Command {
     let mut c = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("apr"));
-    c.current_dir(FIXTURES).env_clear().env("APR_CONFIG", "").timeout(std::time::Duration::from_secs(60));
+    c.current_dir(FIXTURES).env_clear().env("APR_CONFIG", "").env("APR_HOME", "no-such-home");
+    c.timeout(std::time::Duration::from_secs(60));
     c
 }
 
@@ -32,7 +33,12 @@ fn errors_are_one_line_with_a_hint() {
     insta::assert_snapshot!("error-directory", stderr(&["run", "../golden", "hi"], 3));
     insta::assert_snapshot!("error-not-a-model", stderr(&["run", "INDEX.json", "hi"], 5));
     insta::assert_snapshot!("error-gpu", stderr(&["run", "qwen2-tiny-q8_0.gguf", "hi", "--gpu"], 6));
-    insta::assert_snapshot!("error-source", stderr(&["run", "hf://org/model", "hi"], 6));
+    insta::assert_snapshot!("error-source", stderr(&["run", "s3://bucket/model", "hi"], 6));
+    insta::assert_snapshot!("error-name", stderr(&["run", "hf://org/../model", "hi"], 2));
+    insta::assert_snapshot!("error-short-name", stderr(&["run", "qwen2.5-coder:0.5", "hi"], 3));
+    insta::assert_snapshot!("error-repository", stderr(&["run", "Qwen/Qwen2.5-0.5B-Instruct-GGUF", "hi"], 3));
+    insta::assert_snapshot!("error-offline", stderr(&["run", "qwen2.5-coder:0.5b", "hi", "--offline"], 3));
+    insta::assert_snapshot!("error-registry", stderr(&["run", "pacha://coder:v1", "hi"], 3));
     insta::assert_snapshot!("error-context", stderr(&["run", "qwen2-tiny-q8_0.gguf", "hi", "--ctx-size", "5000"], 2));
     let convert = |more: &[&str]| stderr(&[&["convert", "qwen2-tiny-q4_k_m.gguf"], more].concat(), 2);
     insta::assert_snapshot!("error-convert-target", convert(&["tiny.bin"]));

@@ -24,7 +24,7 @@ use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
 use crate::trace;
 
-pub use progress::Progress;
+pub use progress::{Progress, size};
 pub use serving::serving;
 pub use spinner::clear;
 
@@ -225,14 +225,10 @@ impl Observer for Terminal {
                 }
             }
             Event::Warning(text) => {
-                let line = printable(text, MESSAGE_CHARS_MAX);
                 if self.level != Level::Quiet {
-                    note(&format!("{WARNING}warning:{WARNING:#} {line}"));
+                    warn(text);
                 }
-                self.warnings.push(line);
-                if self.level != Level::Quiet {
-                    WARNINGS.fetch_add(1, Ordering::Relaxed);
-                }
+                self.warnings.push(printable(text, MESSAGE_CHARS_MAX));
             }
             Event::Sampling(sampling) if self.level == Level::Verbose => {
                 self.detail(&format!("Sampling: {}", sampling.describe()));
@@ -278,6 +274,12 @@ pub fn note(line: &str) {
         // A closed standard error is no reason to stop answering.
         let _ = writeln!(anstream::stderr(), "{line}");
     });
+}
+
+/// A warning on standard error.
+pub fn warn(text: &str) {
+    note(&format!("{WARNING}warning:{WARNING:#} {}", printable(text, MESSAGE_CHARS_MAX)));
+    WARNINGS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Writes and flushes, so that text appears as it is made: whole characters, since events hold nothing less.

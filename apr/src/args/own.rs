@@ -52,7 +52,7 @@ pub enum ConfigCommand {
 /// Flags of `apr bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub model: PathBuf,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
@@ -75,6 +75,9 @@ pub struct BenchArgs {
     /// Run on the CPU
     #[arg(long)]
     pub no_gpu: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: super::SourceArgs,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use apr_cli::source;
 use engine::{Result, bench, term};
 
 use crate::args::BenchArgs;
-use crate::{interrupt, source};
+use crate::interrupt;
 
 /// Measures.
 pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
@@ -20,7 +21,7 @@ pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
         gpu: args.gpu,
         gpu_if_present: !args.no_gpu,
     };
-    let figures = bench::run(&source::resolve(&args.model)?, &plan)?;
+    let figures = bench::run(&source::resolve(&args.model, &args.source.access(args.json))?, &plan)?;
     let object = args.json.then(|| figures.object(&plan));
     term::say(&figures.text(&plan), object.as_ref())?;
     Ok(ExitCode::SUCCESS)

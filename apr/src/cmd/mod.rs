@@ -8,10 +8,15 @@ mod config;
 mod convert;
 mod diff;
 mod doctor;
+mod list;
 mod man;
+mod pull;
+mod push;
 mod replay;
+mod rm;
 mod run;
 mod serve;
+mod tag;
 
 use std::process::ExitCode;
 
@@ -30,6 +35,11 @@ pub fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Serve(args) => serve::execute(&args),
         Command::Replay(args) => replay::execute(&args),
         Command::Convert(args) => convert::execute(&args),
+        Command::Pull(args) => pull::execute(&args),
+        Command::List(args) => list::execute(&args),
+        Command::Rm(args) => rm::execute(&args),
+        Command::Tag(args) => tag::execute(&args),
+        Command::Push(args) => push::execute(&args),
         Command::Bench(args) => bench::execute(&args),
         Command::Doctor(args) => doctor::execute(&args),
         Command::Config(args) => config::execute(&args),

@@ -11,6 +11,7 @@ pub mod damage;
 pub mod files;
 pub mod header;
 pub mod http;
+pub mod hub;
 pub mod hyper;
 pub mod numbers;
 pub mod safetensors;

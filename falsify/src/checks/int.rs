@@ -1,5 +1,6 @@
 //! F-INT: how the parts fit together. Rows about the tree read it as cargo and as a compiler would.
 
+mod downloads;
 mod house;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,13 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-INT-281", f_int_281),
     ("F-INT-282", f_int_282),
     ("F-INT-283", f_int_283),
+    ("F-INT-284", downloads::f_int_284),
+    ("F-INT-285", downloads::f_int_285),
+    ("F-INT-286", downloads::f_int_286),
     ("F-INT-287", f_int_287),
+    ("F-INT-288", downloads::f_int_288),
+    ("F-INT-289", downloads::f_int_289),
+    ("F-INT-290", downloads::f_int_290),
     ("F-INT-291", f_int_291),
     ("F-INT-292", f_int_292),
     ("F-INT-293", f_int_293),

@@ -4,6 +4,7 @@
 //! told enough. Everything is read off `apr`'s standard error.
 
 mod guards;
+mod network;
 
 use engine::Kind;
 
@@ -38,6 +39,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-JID-276", f_jid_276),
     ("F-JID-277", f_jid_277),
     ("F-JID-278", f_jid_278),
+    ("F-JID-279", network::f_jid_279),
     ("F-JID-280", guards::f_jid_280),
 ];
 

@@ -59,6 +59,12 @@ impl Real {
         real
     }
 
+    /// Every word as this says.
+    pub(super) fn renamed(mut self, to: impl Fn(String) -> String) -> Real {
+        self.args = self.args.into_iter().map(|a| a.into_string().map_or_else(|a| a, |text| to(text).into())).collect();
+        self
+    }
+
     /// Adds a word.
     pub(super) fn with(mut self, word: &str) -> Real {
         self.args.push(word.into());
@@ -143,7 +149,7 @@ impl Real {
     }
 
     /// Runs it with its standard error caught and passed on, changed.
-    fn with_stderr(self, change: impl FnOnce(String) -> String) -> u8 {
+    pub(super) fn with_stderr(self, change: impl FnOnce(String) -> String) -> u8 {
         let Ok(mut child) = self.command().stderr(Stdio::piped()).spawn() else { return 99 };
         let mut text = Vec::new();
         if let Some(mut pipe) = child.stderr.take() {

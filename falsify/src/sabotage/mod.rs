@@ -15,6 +15,7 @@ pub mod evil_input;
 pub mod evil_prompt;
 pub mod evil_sampler;
 pub mod evil_server;
+pub mod evil_sources;
 pub mod evil_speed;
 pub mod evil_template;
 pub mod evil_trace;
@@ -94,6 +95,7 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_prompt::ALL,
     evil_sampler::ALL,
     evil_server::ALL,
+    evil_sources::ALL,
     evil_speed::ALL,
     evil_template::ALL,
     evil_trace::ALL,
