@@ -120,12 +120,14 @@ pub fn no_thread(e: &std::io::Error) -> crate::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::hint::black_box;
 
     #[test]
     fn without_a_word_what_to_do_failure_is_the_callers() {
         let wish = Layout::from_size_align(usize::MAX / 4, 16).unwrap();
+        // An allocation that nobody sees may be left out by the compiler, and then it never fails.
         // SAFETY: the layout is not of size zero, and null is not freed.
-        let (a, b) = unsafe { (Heap.alloc(wish), Heap.alloc_zeroed(wish)) };
+        let (a, b) = unsafe { (black_box(Heap.alloc(wish)), black_box(Heap.alloc_zeroed(wish))) };
         assert!(a.is_null() && b.is_null());
         let small = Layout::from_size_align(64, 16).unwrap();
         // SAFETY: allocated and freed with one layout.

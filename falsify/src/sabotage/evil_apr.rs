@@ -268,7 +268,6 @@ pub static ALL: &[Saboteur] = &[
     evil("characters-split", "writes the answer byte by byte", characters_split),
     evil("debug-formatted-error", "prints errors as Rust's Debug does", debug_formatted_error),
     evil("convert-flips-a-bit", "writes one bit of the last tensor wrong", convert_flips_a_bit),
-    evil("slow-tenfold", "takes ten times as long for everything", |r| slowed(r, 10)),
     evil("reads-file-twice", "keeps its files in memory twice", reads_file_twice),
     evil("shortage-unexplained", "says of missing memory neither how much nor for what", shortage_unexplained),
     evil("leak-per-token", "loses a little memory with every token", leak_per_token),
@@ -276,14 +275,6 @@ pub static ALL: &[Saboteur] = &[
     evil("paths-trimmed", "takes the path of a model up to its first blank", paths_trimmed),
     evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
-
-/// Runs it, and ends when so many times that time has passed.
-pub(super) fn slowed(real: Real, times: u32) -> u8 {
-    let begun = std::time::Instant::now();
-    let code = real.run();
-    thread::sleep(begun.elapsed() * (times - 1));
-    code
-}
 
 fn panic_text(real: Real) -> u8 {
     real.run();

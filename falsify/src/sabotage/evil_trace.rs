@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::evil_apr::{Real, slowed};
+use super::evil_apr::Real;
+use super::evil_speed::slowed;
 use super::{Means, Saboteur};
 
 /// An entry that changes the document.

@@ -189,7 +189,9 @@ pub fn nonsense(t: &mut Tally, server: &Server) -> Result<(), Halt> {
         let text = String::from_utf8_lossy(&reply);
         let status = |rest: &str| rest.get(2..5).and_then(|s| s.parse().ok());
         let got: Vec<u16> = text.split("HTTP/1.").skip(1).filter_map(status).collect();
-        t.hold(got == bad.statuses, || {
+        // Who closes his side may count as gone before his reply is written.
+        let gone = bad.ends && got.is_empty();
+        t.hold(gone || got == bad.statuses, || {
             let shown: String = text.chars().take(400).collect();
             server.refute(
                 &format!("{} is answered with", bad.what),
