@@ -80,7 +80,7 @@ fn encode(x: &[f32], b: &mut [u8]) {
 /// Chunk: d f16 x 16 | scales i8 [16][16] | 8 steps of (nibbles | pairs).
 struct Q6K;
 
-const SCALES: usize = 4 * TILE_ROWS;
+const SCALES: usize = 2 * TILE_ROWS;
 const QUANTS: usize = SCALES + RUNS * TILE_ROWS;
 const STEP: usize = nibbles::BYTES + pairs::BYTES;
 
