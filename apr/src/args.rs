@@ -1,14 +1,20 @@
 //! What was typed: flags as clap reads them, nothing interpreted. `plan` says what they mean.
 
+mod models;
+mod own;
 mod sampling;
 mod serving;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand};
 use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
+use engine::speculate::DRAFT_MAX;
 
+pub use models::{ListArgs, PullArgs, PushArgs, RmArgs, SourceArgs, TagArgs};
+pub use own::{BenchArgs, CompletionsArgs, ConfigArgs, ConfigCommand, DoctorArgs, ManArgs};
 pub use serving::ServeArgs;
 
 /// Run language models you can trust.
@@ -39,12 +45,32 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Write a model in another container, bit for bit where that is possible
     Convert(ConvertArgs),
+    /// Download a model, as it is now
+    Pull(PullArgs),
+    /// Models on this machine: downloaded, of the registry, of other programs
+    List(ListArgs),
+    /// Remove what was downloaded, or a name of the registry
+    Rm(RmArgs),
+    /// Give a model a name in the registry: pacha://name[:tag]
+    Tag(TagArgs),
+    /// Copy a model of the registry to another one, in a folder
+    Push(PushArgs),
+    /// Measure how fast a model runs here, beside what memory allows
+    Bench(BenchArgs),
+    /// Look at this machine: what would run where, and what to do about it
+    Doctor(DoctorArgs),
+    /// Show what is set, and where: config file, environment
+    Config(ConfigArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(ManArgs),
 }
 
 /// Flags of `apr convert`.
 #[derive(Debug, clap::Args)]
 pub struct ConvertArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub input: PathBuf,
     /// File to write; for SafeTensors a folder, in HuggingFace's layout (`name/`)
     pub output: PathBuf,
@@ -60,13 +86,16 @@ pub struct ConvertArgs {
     /// Say nothing but errors
     #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "json")]
     pub quiet: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 /// Flags of `apr run`.
 #[derive(Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct RunArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub model: PathBuf, //= F-CLI-002
     /// The prompt, which may be empty; `-` or nothing reads it from standard input
     pub prompt: Option<OsString>,
@@ -84,6 +113,9 @@ pub struct RunArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
+    pub draft_max: u8,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -107,6 +139,9 @@ pub struct RunArgs {
     /// Say nothing but the answer and errors
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub quiet: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 
     /// Record what happens in each stage; the trace goes to standard error unless --trace-output says where
     #[arg(long, help_heading = "Tracing")]
@@ -118,10 +153,11 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Tracing")]
     pub trace_verbose: bool, //= F-CLI-018
     /// Only these stages: tokenize, embed, attention, ffn, lm_head, sample, decode
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = trace_step, help_heading = "Tracing")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = trace_step(), ignore_case = true)]
+    #[arg(help_heading = "Tracing")]
     pub trace_steps: Option<Vec<TraceStep>>,
     /// `json` has the fields of AWS Step Functions, `chrome` is for Perfetto
-    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = trace_format, help_heading = "Tracing")]
+    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = trace_format(), help_heading = "Tracing")]
     pub trace_format: TraceFormat,
 
     /// How tokens are chosen
@@ -133,7 +169,7 @@ pub struct RunArgs {
 #[derive(Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct ChatArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub model: PathBuf,
 
     /// Most tokens of an answer
@@ -149,6 +185,9 @@ pub struct ChatArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
+    pub draft_max: u8,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -166,6 +205,9 @@ pub struct ChatArgs {
     /// Say nothing but answers and errors
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub quiet: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 
     /// How tokens are chosen
     #[command(flatten)]
@@ -187,16 +229,15 @@ impl RunArgs {
     }
 }
 
-fn trace_step(name: &str) -> Result<TraceStep, String> {
-    TraceStep::named(name.trim()).ok_or_else(|| "no such stage".into())
+/// Values from a closed list: help, completions and "did you mean" know them.
+fn trace_step() -> impl TypedValueParser<Value = TraceStep> {
+    let names = ["tokenize", "embed", "attention", "ffn", "lm_head", "sample", "decode"];
+    PossibleValuesParser::new(names).try_map(|name| TraceStep::named(&name).ok_or("no such stage"))
 }
 
-fn trace_format(name: &str) -> Result<TraceFormat, String> {
-    match name {
-        "json" => Ok(TraceFormat::Json),
-        "chrome" => Ok(TraceFormat::Chrome),
-        _ => Err("json and chrome can be had".into()),
-    }
+fn trace_format() -> impl TypedValueParser<Value = TraceFormat> {
+    let named = |name: String| if name == "chrome" { TraceFormat::Chrome } else { TraceFormat::Json };
+    PossibleValuesParser::new(["json", "chrome"]).map(named)
 }
 
 /// Flags of `apr replay`.
@@ -205,8 +246,11 @@ pub struct ReplayArgs {
     /// A trace that `apr run --trace-output` wrote
     pub trace: PathBuf,
     /// Run it on this model instead of the one the trace names
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -215,7 +259,7 @@ pub struct ReplayArgs {
 /// Flags of `apr check`.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub model: PathBuf,
     /// On every backend of this build, not only on the one that `run` uses
     #[arg(long)]
@@ -238,6 +282,9 @@ pub struct CheckArgs {
     /// What every stage measured
     #[arg(short, long)]
     pub verbose: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 impl CheckArgs {
@@ -255,7 +302,7 @@ impl CheckArgs {
 /// Flags of `apr diff`.
 #[derive(Debug, clap::Args)]
 pub struct DiffArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub first: PathBuf,
     /// The same model in another container or number format
     pub second: PathBuf,
@@ -271,6 +318,9 @@ pub struct DiffArgs {
     /// Every operation
     #[arg(short, long)]
     pub verbose: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 /// Whether JSON was asked for, for errors that come before or instead of parsed flags.
@@ -282,7 +332,7 @@ pub fn json_typed() -> bool {
 fn after_help() -> String {
     let mut text = String::from("Environment:\n");
     for knob in engine::knobs::ALL {
-        text.push_str(&format!("  {:<15} {}\n", knob.name, knob.help));
+        text.push_str(&format!("  {:<23} {}\n", knob.name, knob.help));
     }
     text.push_str("\nExit codes:\n    0 success\n");
     for kind in engine::Kind::ALL {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use engine::serve::Shutdown;
-use engine::{Error, Kind, Result, term};
+use engine::{Error, Kind, Result, heap, term};
 
 use crate::args;
 
@@ -26,7 +26,7 @@ pub fn watch() -> Result<Arc<AtomicBool>> {
             exit();
         }
     })
-    .map_err(|e| Error::new(Kind::Internal, format!("cannot watch for Ctrl+C: {e}")))?;
+    .map_err(unwatched)?;
     Ok(cancel)
 }
 
@@ -38,7 +38,7 @@ pub fn drain(shutdown: Shutdown) -> Result<()> {
         false => shutdown.begin(),
         true => exit(),
     })
-    .map_err(|e| Error::new(Kind::Internal, format!("cannot watch for Ctrl+C: {e}")))
+    .map_err(unwatched)
 }
 
 /// Watches for Ctrl+C that stops an answer and nothing else. One that is not heeded, because loading takes long or the
@@ -52,8 +52,16 @@ pub fn watch_answers() -> Result<Arc<AtomicBool>> {
             exit();
         }
     })
-    .map_err(|e| Error::new(Kind::Internal, format!("cannot watch for Ctrl+C: {e}")))?;
+    .map_err(unwatched)?;
     Ok(cancel)
+}
+
+fn unwatched(e: ctrlc::Error) -> Error {
+    match e {
+        // Its thread was not to be had.
+        ctrlc::Error::System(e) => heap::no_thread(&e).into(),
+        e => Error::new(Kind::Internal, format!("cannot watch for Ctrl+C: {e}")),
+    }
 }
 
 fn end_soon() {

@@ -3,24 +3,29 @@
 
 mod args;
 mod cmd;
+mod config;
 mod interrupt;
 mod panics;
 mod plan;
-mod source;
 mod usage;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-//= F-INT-281 F-INT-292
-use engine::term;
+//= F-INT-281 F-INT-292 F-CRIT-002
+use engine::{Kind, heap, term};
 
-//= F-CPU-108
+/// Memory that cannot be had is an error with an exit code, like every other.
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap;
+
+//= F-CPU-108 F-CPU-110 F-INT-291
 fn main() -> ExitCode {
     panics::install();
-    let ended = match args::Args::try_parse() {
+    heap::on_shortage(panics::out_of_memory, i32::from(Kind::TooLarge.exit_code()));
+    let ended = match config::parse(std::env::args_os().collect()) {
         Ok(args) => cmd::dispatch(args),
-        Err(said) => return usage::end(said),
+        Err(config::Refused::Config(error)) => Err(error),
+        Err(config::Refused::Typed(said)) => return usage::end(said),
     };
     match ended {
         Ok(code) => code, //= F-CLI-020

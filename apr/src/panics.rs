@@ -1,4 +1,5 @@
-//! A panic is our bug. It ends the process at once, with one line that a person can act on instead of raw panic text.
+//! Ends that nobody planned: a panic, which is our bug, and memory that cannot be had. Both end the process at once, with
+//! one line that a person can act on instead of raw text.
 
 use std::panic::PanicHookInfo;
 use std::process;
@@ -20,6 +21,13 @@ pub fn install() {
 /// From now on a panic is told in one line and ends what was being done, not the process: a server has others to answer.
 pub fn survive() {
     std::panic::set_hook(Box::new(|info| term::fail(&told(info), false)));
+}
+
+/// Ends the process because so many bytes are not to be had.
+//= F-CPU-107
+pub fn out_of_memory(bytes: usize) -> ! {
+    term::fail_short(bytes, args::json_typed);
+    process::exit(i32::from(Kind::TooLarge.exit_code()))
 }
 
 fn told(info: &PanicHookInfo<'_>) -> Error {

@@ -4,11 +4,11 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use apr_cli::source;
 use engine::scheduler::Plan;
 use engine::{ChatConfig, Error, InferenceConfig, Kind, Options, Result, ServeConfig, knobs, limits, serve};
 
 use crate::args::{ChatArgs, RunArgs, ServeArgs};
-use crate::source;
 
 /// Everything `engine` needs for one answer.
 pub struct RunPlan {
@@ -24,7 +24,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         return Err(Error::new(Kind::Usage, "--trace and --verbose would both write to standard error")
             .hint("give the trace a file: --trace-output trace.json"));
     }
-    let model_path = source::resolve(&args.model)?;
+    let model_path = source::resolve(&args.model, &args.source.access(args.quiet))?;
     let prompt = match args.prompt.as_deref() {
         Some(dash) if dash == "-" => read_prompt(args.raw)?,
         Some(text) => utf8(text.as_encoded_bytes().to_vec())?,
@@ -51,6 +51,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         threads: args.threads,
         gpu_if_present: !args.no_gpu, //= F-GPU-134b
         context: args.ctx_size,
+        draft_max: args.draft_max.into(),
         trace_format: args.trace_format,
         cancel,
         ..Options::default()
@@ -60,13 +61,15 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
 
 /// The same for a server.
 pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
-    let model_path = source::resolve(&args.model)?;
+    let model_path = source::resolve(&args.model, &args.source.access(args.quiet))?;
     let config = ServeConfig { model_path, host: args.host.clone(), port: args.port, gpu: args.gpu };
     let options = serve::Options {
         api_keys: args.api_key.iter().cloned().chain(knobs::read(&knobs::API_KEY)).collect(),
         insecure: args.insecure,
         allow_hosts: args.allow_host.clone(),
         cors_origins: args.cors_origin.clone(),
+        #[cfg(feature = "otel")]
+        otlp: knobs::read(&knobs::OTLP),
         timeout: args.timeout,
         name: args.name.clone(),
         gpu_if_present: !args.no_gpu,
@@ -89,7 +92,7 @@ pub struct ChatPlan {
 /// Works it out.
 pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
     let config = ChatConfig {
-        model_path: source::resolve(&args.model)?,
+        model_path: source::resolve(&args.model, &args.source.access(args.quiet))?,
         system: args.system.clone(),
         temperature: 0.0,
         max_tokens: args.max_tokens,
@@ -102,6 +105,7 @@ pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
         threads: args.threads,
         gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
+        draft_max: args.draft_max.into(),
         cancel,
         ..Options::default()
     };

@@ -6,7 +6,8 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
 
 fn apr() -> assert_cmd::Command {
     let mut c = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("apr"));
-    c.current_dir(FIXTURES).env_clear().timeout(std::time::Duration::from_secs(60));
+    c.current_dir(FIXTURES).env_clear().env("APR_CONFIG", "").env("APR_HOME", "no-such-home");
+    c.timeout(std::time::Duration::from_secs(60));
     c
 }
 
@@ -32,7 +33,12 @@ fn errors_are_one_line_with_a_hint() {
     insta::assert_snapshot!("error-directory", stderr(&["run", "../golden", "hi"], 3));
     insta::assert_snapshot!("error-not-a-model", stderr(&["run", "INDEX.json", "hi"], 5));
     insta::assert_snapshot!("error-gpu", stderr(&["run", "qwen2-tiny-q8_0.gguf", "hi", "--gpu"], 6));
-    insta::assert_snapshot!("error-source", stderr(&["run", "hf://org/model", "hi"], 6));
+    insta::assert_snapshot!("error-source", stderr(&["run", "s3://bucket/model", "hi"], 6));
+    insta::assert_snapshot!("error-name", stderr(&["run", "hf://org/../model", "hi"], 2));
+    insta::assert_snapshot!("error-short-name", stderr(&["run", "qwen2.5-coder:0.5", "hi"], 3));
+    insta::assert_snapshot!("error-repository", stderr(&["run", "Qwen/Qwen2.5-0.5B-Instruct-GGUF", "hi"], 3));
+    insta::assert_snapshot!("error-offline", stderr(&["run", "qwen2.5-coder:0.5b", "hi", "--offline"], 3));
+    insta::assert_snapshot!("error-registry", stderr(&["run", "pacha://coder:v1", "hi"], 3));
     insta::assert_snapshot!("error-context", stderr(&["run", "qwen2-tiny-q8_0.gguf", "hi", "--ctx-size", "5000"], 2));
     let convert = |more: &[&str]| stderr(&[&["convert", "qwen2-tiny-q4_k_m.gguf"], more].concat(), 2);
     insta::assert_snapshot!("error-convert-target", convert(&["tiny.bin"]));
@@ -81,4 +87,92 @@ fn json_tells_failures_too() {
 #[test]
 fn a_stop_sequence_ends_the_answer_and_is_not_part_of_it() {
     apr().args(["run", "qwen2-tiny-q8_0.gguf", "What is 2+2?", "--stop", "= 4"]).assert().success().stdout("2 + 2 \n");
+}
+
+/// A config file of these words, and the words that name it.
+fn config(folder: &tempfile::TempDir, text: &str) -> std::path::PathBuf {
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn what_is_typed_counts_before_the_environment_before_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(&folder, "json = true\nthreads = 1\n[run]\nmax-tokens = 3\n");
+    let answer = |env: &[(&str, &str)], more: &[&str]| -> serde_json::Value {
+        let mut c = apr();
+        c.env("APR_CONFIG", &file).envs(env.iter().copied());
+        let out = c.args(["run", "qwen2-tiny-q8_0.gguf", "What is 2+2?"]).args(more).assert().success();
+        serde_json::from_slice(&out.get_output().stdout).unwrap()
+    };
+    let seen = answer(&[], &[]);
+    assert_eq!((&seen["tokens_generated"], &seen["finish_reason"]), (&3.into(), &"length".into()));
+    assert!(seen["backend"].as_str().unwrap().ends_with("1 thread)"), "{seen}");
+    let seen = answer(&[("APR_ISA", "scalar")], &["--max-tokens", "2", "--threads", "2"]);
+    assert_eq!((&seen["tokens_generated"], &seen["backend"]), (&2.into(), &"cpu (scalar, 2 threads)".into()));
+}
+
+#[test]
+fn a_config_file_that_is_none_is_refused_and_does_not_stand_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |text: &str, words: &[&str]| {
+        let mut c = apr();
+        c.env("APR_CONFIG", config(&folder, text)).args(words);
+        c
+    };
+    let ask = ["run", "qwen2-tiny-q8_0.gguf", "hi"];
+    run("treads = 1", &ask).assert().code(2).stderr(predicate::str::contains("did you mean 'threads'?"));
+    run("threads = 'many'", &ask).assert().code(2).stderr(predicate::str::contains("config.toml"));
+    run("threads =", &ask).assert().code(5).stderr(predicate::str::contains("line 1"));
+    run(&"#".repeat(100_000), &ask).assert().code(7).stderr(predicate::str::contains("65536 bytes"));
+    run("treads = 1", &["config", "path"]).assert().success();
+    run("treads = 1", &["--help"]).assert().success();
+    run("treads = 1", &["doctor"]).assert().code(2).stdout(predicate::str::contains("did you mean"));
+    let shown = run("threads = 7", &["config", "show", "--json"]).assert().success();
+    let v: serde_json::Value = serde_json::from_slice(&shown.get_output().stdout).unwrap();
+    assert!(v["values"].as_array().unwrap().iter().any(|v| v["key"] == "--threads" && v["value"] == "7"), "{v}");
+}
+
+#[test]
+fn doctor_completions_and_manual_pages() {
+    let seen: serde_json::Value = serde_json::from_str(&stdout(&["doctor", "--json"])).unwrap();
+    let topics: Vec<&str> = seen["findings"].as_array().unwrap().iter().filter_map(|f| f["topic"].as_str()).collect();
+    assert_eq!(topics, ["processor", "threads", "memory", "huge pages", "GPU", "what runs where", "config file"]);
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = stdout(&["completions", shell]);
+        assert!(script.contains("trace-format") && script.contains("max-tokens"), "{shell}: {script:.300}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    stdout(&["man", "--dir", folder.path().to_str().unwrap()]);
+    for page in ["apr.1", "apr-run.1", "apr-serve.1", "apr-config-show.1"] {
+        let text = std::fs::read_to_string(folder.path().join(page)).unwrap();
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+    assert!(stdout(&["man"]).contains("APR_CONFIG"));
+}
+
+#[test]
+fn what_was_meant_is_said() {
+    for (words, meant) in [
+        (&["chek", "m"][..], "check"),
+        (&["run", "m", "p", "--max-token", "3"], "--max-tokens"),
+        (&["run", "m", "p", "--trace-format", "chrom"], "chrome"),
+        (&["run", "m", "p", "--trace-steps", "embd"], "embed"),
+        (&["convert", "a", "b", "--to", "safetensor"], "safetensors"),
+        (&["completions", "bsh"], "bash"),
+    ] {
+        apr().args(words).assert().code(2).stderr(predicate::str::contains(meant));
+    }
+}
+
+#[test]
+fn bench_says_how_fast_and_the_floor() {
+    let words = ["bench", "qwen2-tiny-q8_0.gguf", "--prompt", "32", "--decode", "8", "--repeat", "1", "--json"];
+    let v: serde_json::Value = serde_json::from_str(&stdout(&words)).unwrap();
+    for key in ["prefill_tokens_per_second", "decode_tokens_per_second"] {
+        assert!(v[key]["median"].as_f64().unwrap() > 0.0, "{v}");
+    }
+    assert!(v["decode_floor_tokens_per_second"].as_f64().unwrap() > 0.0 && v["weight_bytes_per_token"] != 0, "{v}");
+    apr().args(["bench", "qwen2-tiny-q8_0.gguf", "--context", "999999"]).assert().code(2);
 }

@@ -56,6 +56,7 @@ fn every_command_in_the_readme_does_what_it_says() {
             .args(["-c", &shell])
             .current_dir(ROOT)
             .env("PATH", &path)
+            .env("APR_CONFIG", "")
             .timeout(std::time::Duration::from_secs(60))
             .assert()
             .success();

@@ -25,6 +25,7 @@ use crate::sample::Sampling;
 use crate::sample::settings::Asked;
 use crate::serve;
 use crate::session::{Answer, Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Prompt, Session, Understood};
+use crate::speculate::DRAFT_MAX;
 use crate::term::{self, Terminal};
 use crate::text;
 use crate::trace::{self, Trace, Traced};
@@ -177,6 +178,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// Rows of the prompt that are run together.
     pub prefill_chunk: usize,
+    /// Most tokens drafted for one step; 0 is none.
+    pub draft_max: usize,
     /// The form of a trace, if one is recorded.
     pub trace_format: TraceFormat,
     /// Set to stop: the answer so far is returned.
@@ -195,6 +198,7 @@ impl Default for Options {
             gpu_if_present: false,
             context: None,
             prefill_chunk: PREFILL_CHUNK,
+            draft_max: DRAFT_MAX,
             trace_format: TraceFormat::default(),
             cancel: Arc::default(),
         }
@@ -358,6 +362,19 @@ impl Wish {
     }
 }
 
+/// Instruction sets that this processor has kernels for, fastest first.
+pub fn instruction_sets() -> Vec<&'static str> {
+    Isa::available().into_iter().map(Isa::name).collect()
+}
+
+/// The GPU that would be used with its free and total bytes; or why there is none, and what could be done about it.
+pub fn gpu() -> std::result::Result<(String, usize, usize), (String, &'static str)> {
+    let cuda = Cuda::with_image(knobs::read(&knobs::CUDA_IMAGE).as_deref());
+    let cuda = cuda.map_err(|absent| (format!("there is no GPU to be had: {absent}"), missing(&absent)))?;
+    let (free, total) = cuda.memory().map_err(|e| (e.to_string(), "nvidia-smi says whether the driver works"))?;
+    Ok((cuda.describe(), free, total))
+}
+
 /// Why a run that is not on the GPU is not, for people who ask.
 pub(crate) fn why_cpu(gpu_if_present: bool) -> String {
     if !gpu_if_present {
@@ -369,14 +386,19 @@ pub(crate) fn why_cpu(gpu_if_present: bool) -> String {
     }
 }
 
-//= F-GPU-136
-fn no_gpu(absent: &Absent) -> Error {
-    let missing = match absent {
+/// What to do about a GPU that is not to be had.
+fn missing(absent: &Absent) -> &'static str {
+    match absent {
         Absent::NoDriver => "install NVIDIA's driver",
         Absent::NoDevice => "nvidia-smi lists the devices; CUDA_VISIBLE_DEVICES may hide them",
         Absent::TooOld(_) => "update NVIDIA's driver",
         Absent::Broken(_) => "nvidia-smi says whether the driver works at all",
-    };
+    }
+}
+
+//= F-GPU-136
+fn no_gpu(absent: &Absent) -> Error {
+    let missing = missing(absent);
     Error::new(Kind::Unsupported, format!("no GPU to run on: {absent}"))
         .at(Place::Flag("--gpu".into()))
         .hint(format!("{missing}, or leave the flag away to run on the CPU"))
@@ -407,13 +429,13 @@ fn answer(
         sampling,
         stops: options.stops.clone(),
         prefill_chunk: options.prefill_chunk,
+        // A trace shows every token in a step of its own.
+        draft_max: if config.trace.as_ref().is_some_and(|t| t.enabled) { 0 } else { options.draft_max },
     };
     let answer = Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)?;
     //= F-JID-271
     if !options.raw && answer.finish == Finish::Eos && answer.tokens.is_empty() {
-        let warning = "the model ended its answer before the first token; the prompt format may be wrong (see --verbose), \
-            or the model is damaged (see `apr check`)";
-        observer.event(Event::Warning(warning))?;
+        observer.event(Event::Warning(guard::ENDED_AT_ONCE))?;
     }
     Ok(answer)
 }

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 
 use crate::api::{ChatConfig, Options};
 use crate::error::{Error, Kind, Place, Result, quoted};
+use crate::guard;
 use crate::limits;
 use crate::sample::Sampling;
-use crate::session::{Answer, Event, Generation, Loaded, Observer, Session};
+use crate::session::{Answer, Event, Finish, Generation, Loaded, Observer, Session};
 use crate::text::Message;
 
 pub use repl::run;
@@ -95,8 +96,12 @@ impl<'m> Chat<'m> {
             sampling: self.sampling.clone(),
             stops: self.options.stops.clone(),
             prefill_chunk: self.options.prefill_chunk,
+            draft_max: self.options.draft_max,
         };
         let answer = self.session.generate(&ids[cached..], &generation, observer, &self.options.cancel)?;
+        if answer.finish == Finish::Eos && answer.tokens.is_empty() {
+            observer.event(Event::Warning(guard::ENDED_AT_ONCE))?;
+        }
         Ok(Turn { answer, tokens: ids.len(), cached })
     }
 

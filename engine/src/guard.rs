@@ -29,6 +29,10 @@ pub struct Limits {
 pub const LIMITS: Limits =
     Limits { loop_tokens: 48, loop_turns: 8, loop_period: 32, window: 8, surprise: 2.4, spike: 3.0 };
 
+/// What is said of an answer whose first token is the end.
+pub const ENDED_AT_ONCE: &str = "the model ended its answer before the first token; the prompt format may be wrong (see \
+    --verbose), or the model is damaged (see `apr check`)";
+
 /// Refuses non-finite logits. `position` is that of the first row.
 pub fn finite(rows: &[RowOutput], position: usize) -> Result<()> {
     //= F-MATH-162

@@ -19,10 +19,12 @@
 
 pub mod api;
 pub mod arch;
+pub mod bench;
 pub mod chat;
 pub mod check;
 pub mod continuation;
 pub mod convert;
+pub mod doctor;
 pub mod error;
 pub mod file;
 pub mod guard;
@@ -36,6 +38,7 @@ pub mod scheduler;
 pub mod serve;
 pub mod session;
 pub mod similar;
+pub mod speculate;
 pub mod term;
 pub mod text;
 pub mod trace;
@@ -45,4 +48,6 @@ pub use api::{
     ChatConfig, CheckResult, InferenceConfig, InferenceResult, Options, Outcome, ServeConfig, Silent, TraceConfig,
     TraceOutput, TraceStep, backend, check_model, run, run_chat, run_inference, run_serve,
 };
+/// For programs that want to end with an error, not with an abort, when there is no memory left.
+pub use compute::heap;
 pub use error::{Error, Kind, Place, Result};

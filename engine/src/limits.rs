@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// Bytes of the config file.
+pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 /// Bytes of one GGUF string (keys have their own limit).
 pub const STRING_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of a metadata key.
@@ -116,6 +118,12 @@ pub const STALL_TIME: Duration = Duration::from_secs(30);
 pub const DRAIN_TIME: Duration = Duration::from_secs(30);
 /// Silence in a stream of events before a comment says that the server is alive.
 pub const PING_TIME: Duration = Duration::from_secs(10);
+/// Spans that wait for a collector; more are lost.
+pub const OTLP_QUEUE: usize = 1 << 12;
+/// Spans that a collector gets at once.
+pub const OTLP_BATCH: usize = 512;
+/// How long a collector may take for each step of taking them.
+pub const OTLP_TIME: Duration = Duration::from_secs(2);
 /// Prompts of one request.
 pub const PROMPTS_MAX: usize = 128;
 /// Answers to one prompt (`n`), and answers of one request in all.
@@ -126,3 +134,19 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 pub const COMPRESSION_RATIO_MAX: u64 = 256;
 /// Bytes that a Zstandard frame may look back.
 pub const COMPRESSION_WINDOW_MAX: u64 = 128 << 20;
+/// Bytes of what a user calls a model, and of the path of a file inside a repository.
+pub const MODEL_NAME_BYTES_MAX: usize = 1 << 10;
+/// Bytes of a file that is downloaded.
+pub const DOWNLOAD_BYTES_MAX: u64 = 1 << 40;
+/// Bytes of what a hub says of a repository, and of what another program's cache says of a model.
+pub const HUB_REPLY_BYTES_MAX: u64 = 32 << 20;
+/// Files of a repository.
+pub const HUB_FILES_MAX: usize = 1 << 16;
+/// How often one request is sent elsewhere.
+pub const REDIRECTS_MAX: usize = 10;
+/// How often a download fails without a byte of progress between.
+pub const RETRIES_MAX: u32 = 5;
+/// How long a server may ask a download to wait.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
+/// Time for a connection to a server.
+pub const CONNECT_TIME: Duration = Duration::from_secs(10);

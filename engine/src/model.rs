@@ -114,6 +114,17 @@ pub struct Linear {
     pub bias: Option<WeightRef>,
 }
 
+impl Weights {
+    /// Bytes of the matrices that every token is multiplied by, as the file has them.
+    pub fn matrix_bytes(&self) -> usize {
+        let of = |b: &Block| {
+            let all = [&b.q, &b.k, &b.v, &b.attention_output, &b.gate, &b.up, &b.down];
+            all.iter().map(|linear| linear.weight.bytes.len()).sum::<usize>()
+        };
+        self.output.bytes.len() + self.blocks.iter().map(of).sum::<usize>()
+    }
+}
+
 impl Model {
     /// Reads the hyper-parameters and takes every tensor, or says which key or tensor is wrong and how.
     pub fn new(file: Checked) -> Result<Model> {

@@ -20,6 +20,7 @@ use crate::guard;
 use crate::model::{self, Model};
 use crate::program;
 use crate::sample::Sampling;
+use crate::speculate::Drafting;
 use crate::text::{ChatTemplate, Message, Tokenizer};
 
 /// Rows of a prompt that are run together unless the caller says otherwise.
@@ -220,6 +221,8 @@ pub struct Generation {
     pub stops: Vec<String>,
     /// Rows of the prompt that are run together. Does not change any token.
     pub prefill_chunk: usize,
+    /// Most tokens drafted for one step ([`crate::speculate`]); 0 is none. Does not change any token.
+    pub draft_max: usize,
 }
 
 /// What happens, in order.
@@ -288,6 +291,8 @@ pub struct Answer {
     pub prefill_ms: f64,
     /// Time for the tokens after the first.
     pub decode_ms: f64,
+    /// Tokens drafted, and how many of them were right.
+    pub drafted: (usize, usize),
 }
 
 impl Answer {
@@ -353,6 +358,13 @@ impl<'m> Session<'m> {
 
     /// Runs tokens at the next positions. All rows want `all`, the last one `last`.
     pub fn feed(&mut self, ids: &[u32], all: Want, last: Want, tap: &mut dyn Tap) -> Result<()> {
+        let start = self.tokens.len();
+        self.run(ids, all, last, tap)?;
+        guard::finite(&self.output.rows, start)
+    }
+
+    /// [`Session::feed`] without a look at what came out.
+    fn run(&mut self, ids: &[u32], all: Want, last: Want, tap: &mut dyn Tap) -> Result<()> {
         let end = self.tokens.len() + ids.len();
         if end > self.loaded.context {
             return Err(Error::new(Kind::Usage, format!("{end} positions in a context of {}", self.loaded.context)));
@@ -374,7 +386,6 @@ impl<'m> Session<'m> {
             .collect();
         let batch = Batch { rows: &rows, tables: &[&self.table] };
         self.loaded.runner.step(&batch, &mut self.output, tap)?;
-        guard::finite(&self.output.rows, self.tokens.len())?;
         self.tokens.extend_from_slice(ids);
         Ok(())
     }
@@ -396,19 +407,24 @@ impl<'m> Session<'m> {
                 return Err(Error::new(Kind::Interrupted, "interrupted"));
             }
             let last = if i + 1 == chunks.len() { want } else { Want::Nothing };
-            self.step(part, last, observer)?;
+            self.step(part, &[], last, observer)?;
         }
         Ok(())
     }
 
-    /// [`Session::feed`] under the eyes of an observer.
-    fn step(&mut self, ids: &[u32], want: Want, observer: &mut dyn Observer) -> Result<()> {
-        observer.event(Event::Step { position: self.tokens.len(), ids })?;
+    /// Runs tokens, and drafts of what may follow them, under the eyes of an observer.
+    fn step(&mut self, ids: &[u32], drafts: &[u32], want: Want, observer: &mut dyn Observer) -> Result<()> {
+        let start = self.tokens.len();
+        let (ids, sure) = ([ids, drafts].concat(), ids.len());
+        observer.event(Event::Step { position: start, ids: &ids })?;
+        let all = if drafts.is_empty() { Want::Nothing } else { want };
         match observer.tap() {
-            Some(tap) if want == Want::Argmax => self.feed(ids, Want::Nothing, Want::Logits, tap),
-            Some(tap) => self.feed(ids, Want::Nothing, want, tap),
-            None => self.feed(ids, Want::Nothing, want, &mut NoTap),
+            Some(tap) if want == Want::Argmax => self.run(&ids, all, Want::Logits, tap),
+            Some(tap) => self.run(&ids, all, want, tap),
+            None => self.run(&ids, all, want, &mut NoTap),
         }?;
+        // What follows a wrong draft may be anything; it is looked at when the draft proves right.
+        guard::finite(&self.output.rows[..sure], start)?;
         observer.event(Event::Stepped(&self.output))
     }
 
@@ -438,6 +454,7 @@ impl<'m> Session<'m> {
             prompt_tokens: prompt.len(),
             prefill_ms: 0.0,
             decode_ms: 0.0,
+            drafted: (0, 0),
         };
         if generation.max_tokens == 0 {
             return Ok(answer);
@@ -448,14 +465,20 @@ impl<'m> Session<'m> {
         answer.prefill_ms = start.elapsed().as_secs_f64() * 1e3;
         let decode = Instant::now();
         let mut watch = guard::Watch::default();
+        // A tap sees every token in a step of its own.
+        let draft_max = if observer.tap().is_some() { 0 } else { generation.draft_max };
+        let mut drafting = Drafting::new(&self.tokens, draft_max);
+        // Tokens at the end of the sequence that were drafted: they have their rows of output, and are no part of the
+        // answer yet.
+        let mut open = 0;
         answer.finish = loop {
             if cancel.load(Ordering::Relaxed) {
                 break Finish::Cancelled;
             }
-            let id = self.choose(&mut continuation)?;
+            let id = self.choose(&mut open, &mut continuation)?;
             observer.event(Event::Chosen(id))?;
-            let warning = self.output.rows.last().and_then(|row| watch.token(id, row, self.tokens.len()));
-            if let Some(warning) = warning {
+            let row = &self.output.rows[self.output.rows.len() - 1 - open];
+            if let Some(warning) = watch.token(id, row, self.tokens.len() - open) {
                 observer.event(Event::Warning(&warning))?;
             }
             let taken = continuation.take(id, &known.tokenizer);
@@ -468,6 +491,12 @@ impl<'m> Session<'m> {
             if let Some(finish) = taken.finish {
                 break finish;
             }
+            drafting.chosen(id);
+            if open > 0 && self.tokens[self.tokens.len() - open] == id {
+                open -= 1;
+                continue;
+            }
+            self.truncate(self.tokens.len() - open);
             //= F-PIPE-186
             if self.tokens.len() == self.loaded.context {
                 let full = format!("the context of {} positions is full; the answer ends here", self.loaded.context);
@@ -476,8 +505,13 @@ impl<'m> Session<'m> {
             }
             //= F-CPU-104
             //= F-PIPE-173
-            self.step(&[id], continuation.want(), observer)?;
+            let room = (self.loaded.context - self.tokens.len()).min(*max_tokens - answer.tokens.len());
+            let drafts = drafting.next(room - 1);
+            self.step(&[id], &drafts, continuation.want(), observer)?;
+            open = drafts.len();
         };
+        self.truncate(self.tokens.len() - open);
+        answer.drafted = drafting.counts;
         answer.decode_ms = decode.elapsed().as_secs_f64() * 1e3;
         let rest = continuation.finish();
         if !rest.is_empty() {
@@ -487,19 +521,20 @@ impl<'m> Session<'m> {
         Ok(answer)
     }
 
-    /// The next token, from the output of the last step.
-    fn choose(&mut self, continuation: &mut Continuation) -> Result<u32> {
+    /// The next token, from the output of the last step. `open` drafts stand behind the token that it follows.
+    fn choose(&mut self, open: &mut usize, continuation: &mut Continuation) -> Result<u32> {
         loop {
             let known = &self.loaded.understood;
-            let row = self.output.rows.last_mut();
-            let row = row.expect("invariant: a step gives a row of output for each row of the batch");
-            if let Some(id) = continuation.choose(row, &known.filler, &self.tokens) {
+            let (row, end) = (self.output.rows.len() - 1 - *open, self.tokens.len() - *open);
+            guard::finite(&self.output.rows[row..=row], end - 1)?;
+            if let Some(id) = continuation.choose(&mut self.output.rows[row], &known.filler, &self.tokens[..end]) {
                 return Ok(id);
             }
             // The best row stands for no token: the same step once more, for all logits.
-            let last = self.tokens[self.tokens.len() - 1];
-            self.truncate(self.tokens.len() - 1);
+            let last = self.tokens[end - 1];
+            self.truncate(end - 1);
             self.feed(&[last], Want::Nothing, Want::Logits, &mut NoTap)?;
+            *open = 0;
         }
     }
 

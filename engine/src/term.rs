@@ -5,6 +5,7 @@
 //! file asks it. With `--json`, standard output is one object whatever happens.
 
 pub mod check;
+pub mod doctor;
 mod progress;
 mod serving;
 mod spinner;
@@ -23,7 +24,7 @@ use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
 use crate::trace;
 
-pub use progress::Progress;
+pub use progress::{Progress, size};
 pub use serving::serving;
 pub use spinner::clear;
 
@@ -169,6 +170,8 @@ impl Terminal {
                 "prefill_ms": a.prefill_ms,
                 "decode_ms": a.decode_ms,
                 "decode_steps": a.steps(),
+                "drafted_tokens": a.drafted.0,
+                "accepted_tokens": a.drafted.1,
                 "duration_ms": outcome.duration_ms,
                 "tokens_per_second": a.tokens_per_second(),
                 "trace": outcome.trace.as_ref().map(|t| &t.json),
@@ -186,6 +189,7 @@ impl Terminal {
                 format!("Prompt: {} tokens in {:.2}ms ({prompt_rate:.1} tok/s)", a.prompt_tokens, a.prefill_ms),
                 format!("Generated: {} tokens, finish: {}", a.tokens.len(), a.finish.reason()),
                 format!("Decoded: {} steps in {:.2}ms", a.steps(), a.decode_ms),
+                format!("Drafted: {} tokens, {} of them right", a.drafted.0, a.drafted.1),
                 format!("Performance: {:.1} tok/s", a.tokens_per_second()),
                 format!("Total: {:.2}ms", outcome.duration_ms),
             ];
@@ -221,14 +225,10 @@ impl Observer for Terminal {
                 }
             }
             Event::Warning(text) => {
-                let line = printable(text, MESSAGE_CHARS_MAX);
                 if self.level != Level::Quiet {
-                    note(&format!("{WARNING}warning:{WARNING:#} {line}"));
+                    warn(text);
                 }
-                self.warnings.push(line);
-                if self.level != Level::Quiet {
-                    WARNINGS.fetch_add(1, Ordering::Relaxed);
-                }
+                self.warnings.push(printable(text, MESSAGE_CHARS_MAX));
             }
             Event::Sampling(sampling) if self.level == Level::Verbose => {
                 self.detail(&format!("Sampling: {}", sampling.describe()));
@@ -276,6 +276,12 @@ pub fn note(line: &str) {
     });
 }
 
+/// A warning on standard error.
+pub fn warn(text: &str) {
+    note(&format!("{WARNING}warning:{WARNING:#} {}", printable(text, MESSAGE_CHARS_MAX)));
+    WARNINGS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Writes and flushes, so that text appears as it is made: whole characters, since events hold nothing less.
 //= F-UX-036
 fn write_out(text: &str) -> Result<()> {
@@ -286,6 +292,12 @@ fn write_out(text: &str) -> Result<()> {
 /// Prints one line of an answer.
 pub fn print_line(line: &str) -> Result<()> {
     write_out(&format!("{line}\n"))
+}
+
+/// Prints what a command that makes no answer has to say: a text as it is, or with `json` an object.
+pub fn say(text: &str, object: Option<&serde_json::Value>) -> Result<()> {
+    clear();
+    object.map_or_else(|| write_out(text), tell)
 }
 
 /// The error for a standard output that takes no more.
@@ -318,6 +330,30 @@ pub fn fail(error: &Error, json: bool) {
     }
     if json {
         fail_json(error);
+    }
+}
+
+/// The end of a run for want of so many bytes, said without a heap: there may be none left.
+pub fn fail_short(bytes: usize, json: fn() -> bool) {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        // The spinner's line, if there is one.
+        let _ = stderr.write_all(b"\r\x1b[K");
+    }
+    let _ = writeln!(
+        stderr,
+        "error: out of memory: {bytes} bytes for the work in hand; a smaller --ctx-size or fewer --threads need less, \
+         and ulimit -v or a control group may set a limit"
+    );
+    // What was typed can be looked at only with some.
+    if json() && !TOLD.swap(true, Ordering::Relaxed) {
+        let (kind, code) = (Kind::TooLarge.name(), Kind::TooLarge.exit_code());
+        let message = format_args!("out of memory: {bytes} bytes for the work in hand");
+        let mut out = std::io::stdout();
+        let _ = writeln!(
+            out,
+            "{{\"error\":{{\"kind\":\"{kind}\",\"message\":\"{message}\",\"place\":null,\"hint\":null}},\"exit_code\":{code}}}"
+        );
     }
 }
 

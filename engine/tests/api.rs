@@ -55,6 +55,42 @@ fn what_cannot_be_honoured_is_refused() {
     assert_eq!(ask(&|c| c.model_path = "nowhere.gguf".into()), Kind::NotFound);
 }
 
+/// Drafts are taken and refused, and the answer is the one without them: greedy and drawn.
+#[test]
+fn drafts_change_no_token() {
+    let text = "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n";
+    let asked = [
+        "Count from 1 to 40.".to_string(),
+        format!("Write the code again:\n{text}"),
+        format!("{text}{text}{text}def add(a, b):\n"),
+    ];
+    let (mut drafted, mut right) = (0, 0);
+    for prompt in asked {
+        for (temperature, raw) in [(0.0, true), (0.0, false), (0.8, true), (1.5, false)] {
+            let answer = |draft_max| {
+                let config = InferenceConfig {
+                    prompt: Some(prompt.clone()),
+                    max_tokens: 120,
+                    temperature,
+                    ..InferenceConfig::new(model())
+                };
+                let mut options = Options { raw, draft_max, ..Options::default() };
+                options.sampling.seed = 7;
+                run(&config, &options, &mut Silent).unwrap().answer
+            };
+            let plain = answer(0);
+            assert_eq!(plain.drafted, (0, 0));
+            for most in [1, 2, 7] {
+                let with = answer(most);
+                assert_eq!(with.tokens, plain.tokens, "{prompt:?} at {temperature}, {most} drafts");
+                assert_eq!((with.text, with.finish), (plain.text.clone(), plain.finish));
+                (drafted, right) = (drafted + with.drafted.0, right + with.drafted.1);
+            }
+        }
+    }
+    assert!(right > 0 && right < drafted, "{right} of {drafted} drafts were right");
+}
+
 #[test]
 fn chunks_and_threads_change_no_token() {
     let config = InferenceConfig {

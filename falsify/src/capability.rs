@@ -42,6 +42,8 @@ pub struct Host {
     pub models: Option<PathBuf>,
     /// The root of the source tree.
     pub sources: Option<PathBuf>,
+    /// Targets that the compiler has a standard library for.
+    pub targets: BTreeSet<String>,
 }
 
 /// Every capability.
@@ -74,7 +76,17 @@ pub static ALL: &[Capability] = &[
     Capability { name: "tool:valgrind", means: "valgrind", probe: |h| tool(h, "valgrind") },
     Capability { name: "tool:nvidia-smi", means: "nvidia-smi", probe: |h| tool(h, "nvidia-smi") },
     Capability { name: "tool:qemu-aarch64", means: "qemu user emulation of ARM64", probe: |h| tool(h, "qemu-aarch64") },
-    Capability { name: "tool:wine", means: "Wine and the mingw compiler", probe: |h| tool(h, "wine") },
+    Capability { name: "tool:wine", means: "Wine", probe: |h| tool(h, "wine") },
+    Capability {
+        name: "target:windows",
+        means: "a standard library for x86_64-pc-windows-gnu, and mingw",
+        probe: |h| h.targets.contains("x86_64-pc-windows-gnu") && tool(h, "x86_64-w64-mingw32-gcc"),
+    },
+    Capability {
+        name: "target:aarch64",
+        means: "a standard library for aarch64-unknown-linux-gnu, and its linker",
+        probe: |h| h.targets.contains("aarch64-unknown-linux-gnu") && tool(h, "aarch64-linux-gnu-gcc"),
+    },
     Capability { name: "tool:nvcc-11", means: "a CUDA 11 compiler", probe: |h| tool(h, "nvcc-11") },
     Capability { name: "tool:nvcc-12", means: "a CUDA 12 compiler", probe: |h| tool(h, "nvcc-12") },
 ];
@@ -104,6 +116,7 @@ impl Host {
             golden: golden.to_path_buf(),
             models: models.map(Path::to_path_buf),
             sources: sources.map(Path::to_path_buf),
+            targets: targets(),
         }
     }
 
@@ -111,6 +124,15 @@ impl Host {
     pub fn capabilities(&self) -> Vec<&'static str> {
         ALL.iter().filter(|c| (c.probe)(self)).map(|c| c.name).collect()
     }
+}
+
+/// Targets that the compiler has a standard library for.
+fn targets() -> BTreeSet<String> {
+    let asked = std::process::Command::new("rustc").args(["--print", "sysroot"]).output();
+    let Ok(out) = asked else { return BTreeSet::new() };
+    let libraries = Path::new(String::from_utf8_lossy(&out.stdout).trim()).join("lib/rustlib");
+    let folders = std::fs::read_dir(libraries).into_iter().flatten().flatten();
+    folders.filter(|e| e.path().join("lib").is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect()
 }
 
 /// Instruction sets of this processor that rows ask about.
@@ -137,6 +159,12 @@ pub fn instruction_sets() -> BTreeSet<&'static str> {
 
 fn unix(h: &Host) -> bool {
     matches!(h.os, "linux" | "macos")
+}
+
+/// Whether this machine has a GPU that may be used.
+pub fn gpu_here() -> bool {
+    let dev = PathBuf::from("/dev");
+    gpus(&Host { dev, visible_gpus: std::env::var_os("CUDA_VISIBLE_DEVICES"), ..Host::default() }) > 0
 }
 
 /// GPUs that have a device file and are not hidden.
@@ -181,7 +209,10 @@ mod tests {
                 std::fs::write(at.join(name), "").unwrap();
             }
         }
-        for name in ["http", "llama-bench", "ollama", "nvidia0", "nvidia1", "ptmx", "m.gguf", "INDEX.json"] {
+        for name in ["http", "llama-bench", "ollama", "nvidia0", "nvidia1", "ptmx", "m.gguf", "INDEX.json"]
+            .into_iter()
+            .chain(["x86_64-w64-mingw32-gcc", "aarch64-linux-gnu-gcc"])
+        {
             std::fs::write(at.join(name), "").unwrap();
         }
         Host {
@@ -196,6 +227,7 @@ mod tests {
             golden: at.to_path_buf(),
             models: Some(at.to_path_buf()),
             sources: Some(at.to_path_buf()),
+            targets: ["x86_64-pc-windows-gnu", "aarch64-unknown-linux-gnu"].map(String::from).into(),
         }
     }
 

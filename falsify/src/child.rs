@@ -103,7 +103,8 @@ impl Run {
                 command.env(name, value);
             }
         }
-        command.env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
+        // The config file of whoever runs this is no part of a row.
+        command.env("LANG", "C.UTF-8").env("TERM", "xterm-256color").env("APR_CONFIG", "");
         let shown = vec![shell_word(program)];
         let deadline = Duration::from_secs(60);
         Run {
@@ -171,6 +172,27 @@ impl Run {
         self
     }
 
+    /// Runs it by another program, which is given this one and its arguments behind its own: `valgrind`, `nice -n 5`.
+    pub fn by<A: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = A>) -> Run {
+        let words: Vec<OsString> = words.into_iter().map(|w| w.as_ref().to_owned()).collect();
+        let Some((program, before)) = words.split_first() else { return self };
+        let at = self.shown.len() - self.command.get_args().len() - 1;
+        self.shown.splice(at..at, words.iter().map(|w| shell_word(w)));
+        let mut command = Command::new(program);
+        command.args(before).arg(self.command.get_program()).args(self.command.get_args());
+        command.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(folder) = self.command.get_current_dir() {
+            command.current_dir(folder);
+        }
+        self.command = command;
+        self
+    }
+
+    /// Runs it with so much address space.
+    pub fn address_space(self, kib: u64) -> Run {
+        self.by(["/bin/sh", "-c", &format!("ulimit -v {kib} && exec \"$0\" \"$@\"")])
+    }
+
     /// Closes the reading end of its standard output when so many bytes have arrived, as `head` does.
     pub fn reader_leaves_after(mut self, bytes: usize) -> Run {
         self.shown.push(format!("| head -c {bytes}"));
@@ -197,9 +219,14 @@ impl Run {
         self
     }
 
+    /// It as a line for a shell.
+    pub fn shown(&self) -> String {
+        self.shown.join(" ")
+    }
+
     /// Runs it. The error is the instrument's: the child could not be started or watched.
     pub fn output(self) -> Result<Output, Halt> {
-        let repro = self.shown.join(" ");
+        let repro = self.shown();
         let out = run(self).map_err(|e| instrument(format!("cannot run {repro}: {e}")))?;
         // A wrapper that could not misbehave would be refuted for its own failure, and prove nothing.
         let said =
@@ -301,8 +328,10 @@ struct Started {
 }
 
 fn run(mut r: Run) -> std::io::Result<Output> {
+    let repro = r.shown.join(" ");
     if let Some(how) = r.redirect {
-        r.command = through_shell(&r.command, how);
+        // What it is called goes by as arguments, so no byte of it is read as shell.
+        r = r.by(["/bin/sh", "-c", &format!("exec \"$0\" \"$@\" {how}")]);
     }
     let begun = Instant::now();
     let mut s = if r.terminal { on_terminal(&mut r, begun)? } else { on_pipes(&mut r, begun)? };
@@ -323,17 +352,8 @@ fn run(mut r: Run) -> std::io::Result<Output> {
         wall: ended - begun,
         after_interrupt: watched.interrupted.map(|at| ended - at),
         peak_rss_bytes: watched.peak_rss_bytes,
-        repro: r.shown.join(" "),
+        repro,
     })
-}
-
-/// The same program with the same arguments and environment, by `/bin/sh`. What it is called goes by as arguments, so
-/// no byte of it is read as shell.
-fn through_shell(command: &Command, how: &str) -> Command {
-    let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(format!("exec \"$0\" \"$@\" {how}")).arg(command.get_program()).args(command.get_args());
-    shell.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    shell
 }
 
 fn on_pipes(r: &mut Run, begun: Instant) -> std::io::Result<Started> {

@@ -104,7 +104,13 @@ impl Ask {
 
 /// A connection with this deadline for each of its steps.
 pub fn connect(to: SocketAddr, deadline: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, deadline)?;
+    // A process that was stopped and goes on finds its waiting interrupted.
+    let stream = loop {
+        match TcpStream::connect_timeout(&to, deadline) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            done => break done?,
+        }
+    };
     stream.set_read_timeout(Some(deadline))?;
     stream.set_write_timeout(Some(deadline))?;
     stream.set_nodelay(true)?;
@@ -136,6 +142,7 @@ pub fn read(stream: &mut TcpStream, begun: Instant, deadline: Duration, head_onl
                 break;
             }
             Ok(n) => raw.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
             // What came before a reset counts.
             Err(e) if e.kind() == ErrorKind::ConnectionReset && body_at.is_some() => {
                 reply.cut = true;
@@ -225,6 +232,52 @@ impl Reply {
     /// The events that are JSON.
     pub fn chunks(&self) -> Vec<Value> {
         self.events.iter().filter_map(|(_, e)| serde_json::from_str(e).ok()).collect()
+    }
+}
+
+/// A request, as a server hears it.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// GET and its like.
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    /// In order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Of the length that the headers say.
+    pub body: Vec<u8>,
+}
+
+impl Heard {
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// A request as it came; nothing if the peer went away.
+pub fn heard(peer: &mut TcpStream) -> io::Result<Option<Heard>> {
+    peer.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut raw = Vec::new();
+    let mut buffer = [0u8; 1 << 14];
+    loop {
+        if let Some(end) = raw.windows(4).position(|w| w == b"\r\n\r\n") {
+            let text = String::from_utf8_lossy(&raw[..end]).into_owned();
+            let mut lines = text.split("\r\n");
+            let mut first = lines.next().unwrap_or_default().split(' ');
+            let (method, path) = (first.next().unwrap_or_default(), first.next().unwrap_or_default());
+            let header = |l: &str| l.split_once(':').map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_string()));
+            let headers: Vec<(String, String)> = lines.filter_map(header).collect();
+            let length = headers.iter().find(|(n, _)| n == "content-length").and_then(|(_, v)| v.parse().ok());
+            if raw.len() - end - 4 >= length.unwrap_or(0usize) {
+                let body = raw[end + 4..].to_vec();
+                return Ok(Some(Heard { method: method.into(), path: path.into(), headers, body }));
+            }
+        }
+        match peer.read(&mut buffer)? {
+            0 => return Ok(None),
+            n => raw.extend_from_slice(&buffer[..n]),
+        }
     }
 }
 

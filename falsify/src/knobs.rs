@@ -12,6 +12,7 @@ pub static TABLE: &[(&str, &str)] = &[
     ("FALSIFY_MODELS", "folder of real weights on which the same rows run too (default: none)"),
     ("FALSIFY_OUT", "where cargo test writes its report (default: target/falsify)"),
     ("FALSIFY_DAMAGES", "damaged models of each kind that F-CRIT-005 tries (default: 2)"),
+    ("FALSIFY_SOAK_S", "seconds that F-SERVE-253 keeps a server busy (default: 600)"),
     ("FALSIFY_GATE", "1: exit 1 also when the release gate is not met"),
 ];
 
@@ -24,6 +25,11 @@ pub fn path(name: &str) -> Option<PathBuf> {
 /// How many damages of each kind were asked for.
 pub fn damages() -> Option<u64> {
     path("FALSIFY_DAMAGES")?.to_str()?.parse().ok()
+}
+
+/// How long a server is kept busy, in seconds.
+pub fn soak_s() -> u64 {
+    path("FALSIFY_SOAK_S").and_then(|v| v.to_str()?.parse().ok()).unwrap_or(600)
 }
 
 /// Whether a switch of the table is on.

@@ -125,7 +125,7 @@ pub fn answer(
     sampling: Sampling,
     prefill_chunk: usize,
 ) -> Result<Answer, Halt> {
-    let generation = Generation { max_tokens, sampling, stops: Vec::new(), prefill_chunk };
+    let generation = Generation { max_tokens, sampling, stops: Vec::new(), prefill_chunk, draft_max: 0 };
     let never = AtomicBool::new(false);
     running("it generates", Session::new(model).generate(ids, &generation, &mut engine::Silent, &never))
 }
@@ -232,8 +232,13 @@ impl Observer for Pieces {
 /// A greedy answer, and the pieces in which it came.
 pub fn in_pieces(model: &mut Loaded, ids: &[u32], max_tokens: usize) -> Result<(Vec<String>, Answer), Halt> {
     let mut pieces = Pieces(Vec::new());
-    let generation =
-        Generation { max_tokens, sampling: Sampling::default(), stops: Vec::new(), prefill_chunk: PREFILL_CHUNK };
+    let generation = Generation {
+        max_tokens,
+        sampling: Sampling::default(),
+        stops: Vec::new(),
+        prefill_chunk: PREFILL_CHUNK,
+        draft_max: 0,
+    };
     let never = AtomicBool::new(false);
     let answer = Session::new(model).generate(ids, &generation, &mut pieces, &never);
     Ok((pieces.0, running("it generates", answer)?))

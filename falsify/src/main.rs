@@ -220,11 +220,7 @@ fn report(rows: &Rows, to: &To) -> Result<bool, String> {
     let suite = suite(&rows.watched)?;
     // Of the tree as it is now: a run takes minutes, in which the tree may change.
     let stamp = Stamp::now(&suite, suite.root.as_deref());
-    let record = |row: &'static Row| match chosen.iter().any(|c| c.id == row.id) {
-        true => suite.record(row, true),
-        false => suite.left_out(row),
-    };
-    let records: Vec<Record> = registry::rows().iter().map(record).inspect(show).collect();
+    let records = suite.all(|row| chosen.iter().any(|c| c.id == row.id), show);
     publish(&Report::new(stamp, records), to)
 }
 

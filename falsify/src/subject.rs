@@ -14,6 +14,7 @@ use crate::child::Run;
 use crate::forge;
 use crate::sabotage::evil_backend::Evil;
 use crate::sabotage::evil_sampler::Meddle;
+use crate::suite::Record;
 use crate::verdict::{Halt, fixture_weak, instrument};
 
 /// A rewrite of a model's program, for checks that run the engine in this process.
@@ -47,6 +48,8 @@ pub struct Subject {
     pub evil_sampler: Option<Meddle>,
     /// Done to every file of the forge, by the saboteur of this name. See [`Subject::forged`].
     pub spoil: Option<(&'static str, Spoil)>,
+    /// What became of the other rows of the same run, for the row that is computed from them.
+    pub verdicts: Option<Arc<Vec<Record>>>,
     scratch: Arc<TempDir>,
 }
 
@@ -83,8 +86,19 @@ impl Subject {
             evil_backend: None,
             evil_sampler: None,
             spoil: None,
+            verdicts: None,
             scratch,
         })
+    }
+
+    /// The same with another binary to watch, whoever broke it.
+    pub fn with_apr(&self, apr: PathBuf) -> Subject {
+        Subject { real_apr: apr, ..self.clone() }
+    }
+
+    /// The same with nothing that misbehaves between: where this system's own `apr` is the oracle of another one's.
+    pub fn unspoilt(&self) -> Subject {
+        Subject { evil: None, ..self.clone() }
     }
 
     /// `apr` with these arguments, in a small known environment. A saboteur's wrapper takes its place.

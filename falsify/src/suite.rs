@@ -6,15 +6,15 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::sync::{Once, mpsc};
+use std::sync::{Arc, Once, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::capability::{self, Host};
-use crate::checks::{self, Check};
-use crate::registry::{Row, Tier};
+use crate::checks::{self, Check, crit};
+use crate::registry::{self, Row, Tier};
 use crate::sabotage;
 use crate::subject::Subject;
 use crate::verdict::{Attempt, Halt, Reason, Refutation, Verdict, instrument};
@@ -113,6 +113,23 @@ impl Suite {
             apr_sha256: self.apr_sha256.clone(),
             machine: None,
         }
+    }
+
+    /// Every chosen row with all its saboteurs, in the registry's order; the others are left out. The row of the score comes last and sees the others.
+    pub fn all(&self, chosen: impl Fn(&Row) -> bool, mut show: impl FnMut(&Record)) -> Vec<Record> {
+        let mut record = |suite: &Suite, row: &'static Row| {
+            let record = if chosen(row) { suite.record(row, true) } else { suite.left_out(row) };
+            show(&record);
+            record
+        };
+        let others = registry::rows().iter().filter(|row| row.id != crit::SCORE);
+        let mut records: Vec<Record> = others.map(|row| record(self, row)).collect();
+        if let Some((at, row)) = registry::rows().iter().enumerate().find(|(_, row)| row.id == crit::SCORE) {
+            let mut last = self.clone();
+            last.subject.verdicts = Some(Arc::new(records.clone()));
+            records.insert(at, record(&last, row));
+        }
+        records
     }
 
     /// The row's check on this subject, whoever broke it.

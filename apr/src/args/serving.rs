@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Flags of `apr serve`.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Model: a file (GGUF, SafeTensors, .apr), or a folder in HuggingFace's layout
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
     pub model: PathBuf,
 
     /// Port to listen on; 0 takes any that is free
@@ -57,6 +57,9 @@ pub struct ServeArgs {
     /// Say nothing but warnings and errors
     #[arg(short, long)]
     pub quiet: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: super::SourceArgs,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

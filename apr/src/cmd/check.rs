@@ -2,17 +2,18 @@
 
 use std::process::ExitCode;
 
+use apr_cli::source;
 use engine::{Kind, Result, api, term};
 
 use crate::args::CheckArgs;
-use crate::{interrupt, source};
+use crate::interrupt;
 
 /// Runs them. Success is all ten, on every backend that was asked for.
 //= F-CLI-006
 pub fn execute(args: &CheckArgs) -> Result<ExitCode> {
     // Nothing is lost by ending at once.
     let _cancel = interrupt::watch()?;
-    let model = source::resolve(&args.model)?;
+    let model = source::resolve(&args.model, &args.source.access(args.json))?;
     let results = api::check(&model, &args.options())?;
     let deep = if args.deep { Some(api::beside_the_oracle(&model, &args.options())?) } else { None };
     term::check::show(&results, deep.as_ref(), args.json, args.verbose)?;

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
+use apr_cli::source;
 use engine::convert::{Report, Target, convert};
 use engine::error::quoted;
 use engine::term::{self, Progress};
 use engine::{Error, Kind, Place, Result};
 
 use crate::args::ConvertArgs;
-use crate::{interrupt, source};
+use crate::interrupt;
 
 /// Converts it.
 //= F-APR-075
@@ -23,7 +24,7 @@ pub fn execute(args: &ConvertArgs) -> Result<ExitCode> {
             .at(Place::Flag("--to".into()))
             .hint("end its name in .gguf or .apr, in / for a folder of SafeTensors, or use the flag")
     })?;
-    let input = source::resolve(&args.input)?;
+    let input = source::resolve(&args.input, &args.source.access(args.quiet))?;
     let cancel = interrupt::watch()?;
     let mut bar = Progress::new("converting", args.quiet);
     let report = convert(&input, &args.output, target, args.force, &mut |done, total| {

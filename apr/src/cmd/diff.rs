@@ -2,16 +2,18 @@
 
 use std::process::ExitCode;
 
+use apr_cli::source;
 use engine::{Kind, Result, api, term};
 
 use crate::args::DiffArgs;
-use crate::{interrupt, source};
+use crate::interrupt;
 
 /// Compares. Success is that they do not part.
 pub fn execute(args: &DiffArgs) -> Result<ExitCode> {
     // Nothing is lost by ending at once.
     let _cancel = interrupt::watch()?;
-    let (a, b) = (source::resolve(&args.first)?, source::resolve(&args.second)?);
+    let access = args.source.access(args.json);
+    let (a, b) = (source::resolve(&args.first, &access)?, source::resolve(&args.second, &access)?);
     let comparison = api::diff(&a, &b, args.threads, args.limit)?;
     term::twin::show(&comparison, args.json, args.verbose)?;
     Ok(match comparison.parted {

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
+use apr_cli::source;
 use engine::api::Silent;
 use engine::{Error, Kind, Options, Result, limits, term, trace};
 
@@ -16,7 +17,8 @@ pub fn execute(args: &ReplayArgs) -> Result<ExitCode> {
     let cancel = interrupt::watch()?;
     let recorded = read(&args.trace)?;
     let options = Options { threads: args.threads, cancel, ..Options::default() };
-    let replay = trace::replay(&recorded, args.model.as_deref(), options, &mut Silent)?;
+    let model = args.model.as_ref().map(|m| source::resolve(m, &args.source.access(false))).transpose()?;
+    let replay = trace::replay(&recorded, model.as_deref(), options, &mut Silent)?;
     match replay.difference {
         None => {
             term::print_line(&format!("{} events, every one the same", replay.same))?;

@@ -22,7 +22,7 @@ fn matmul(c: &mut Criterion) {
         let w = WeightRef { name: "w".into(), bytes: bytes.into(), format, rows: ROWS, cols: COLS };
         for isa in Isa::available() {
             let mut product = Product::new(&w, isa).expect("memory");
-            for columns in [1usize, 8, 64] {
+            for columns in [1usize, 8, 64, 512] {
                 let x: Vec<Vec<f32>> =
                     (0..columns).map(|c| (0..COLS).map(|k| ((k * 7 + c) % 13) as f32 - 6.0).collect()).collect();
                 product.run(&x, None);

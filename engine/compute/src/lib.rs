@@ -19,6 +19,7 @@ pub mod backend;
 pub mod cpu;
 pub mod cuda;
 pub mod error;
+pub mod heap;
 pub mod map;
 pub mod plain;
 pub mod program;

@@ -43,8 +43,10 @@ impl Bytes {
         // SAFETY: the mapping is private and read-only. If another process truncates the file while it is mapped,
         // reads past the new end raise SIGBUS, which ends the process: a documented limit of mapped files, never
         // another file's or process's bytes.
-        let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) }
-            .map_err(|e| Error::Io(format!("cannot map the file: {e}")))?;
+        let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) }.map_err(|e| match e.kind() {
+            std::io::ErrorKind::OutOfMemory => Error::OutOfMemory { bytes: was.0 as usize, what: "the mapped file" },
+            _ => Error::Io(format!("cannot map the file: {e}")),
+        })?;
         let len = map.len();
         Ok(Bytes { owner: Arc::new(Owner::Mapped { map, file, was }), range: 0..len })
     }

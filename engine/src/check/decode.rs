@@ -31,8 +31,13 @@ pub fn check(loaded: &mut Loaded, notes: &mut Notes) -> Result<()> {
 
 fn tokens(loaded: &mut Loaded, sampling: &Sampling) -> Result<Vec<u32>> {
     let ids = loaded.tokenizer.encode_raw(TEXT)?;
-    let generation =
-        Generation { max_tokens: TOKENS, sampling: sampling.clone(), stops: Vec::new(), prefill_chunk: PREFILL_CHUNK };
+    let generation = Generation {
+        max_tokens: TOKENS,
+        sampling: sampling.clone(),
+        stops: Vec::new(),
+        prefill_chunk: PREFILL_CHUNK,
+        draft_max: 0,
+    };
     let answer = Session::new(loaded).generate(&ids, &generation, &mut Silent, &AtomicBool::new(false))?;
     Ok(answer.tokens)
 }

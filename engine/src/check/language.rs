@@ -144,7 +144,12 @@ fn answers(loaded: &mut Loaded, bare: &str, question: &str, wanted: &str) -> Res
 }
 
 fn answer(loaded: &mut Loaded, ids: &[u32], max_tokens: usize) -> Result<String> {
-    let generation =
-        Generation { max_tokens, sampling: Sampling::default(), stops: Vec::new(), prefill_chunk: PREFILL_CHUNK };
+    let generation = Generation {
+        max_tokens,
+        sampling: Sampling::default(),
+        stops: Vec::new(),
+        prefill_chunk: PREFILL_CHUNK,
+        draft_max: 0,
+    };
     Ok(Session::new(loaded).generate(ids, &generation, &mut Silent, &AtomicBool::new(false))?.text)
 }

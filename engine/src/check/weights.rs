@@ -107,13 +107,17 @@ fn looks(tensors: &[Tensor<'_>]) -> Vec<Look> {
     let found = Mutex::new(vec![Look::default(); tensors.len()]);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
+            let looking = || {
                 while let Some(tensor) = tensors.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let look = look(tensor.weight);
                     let at = tensors.iter().position(|t| std::ptr::eq(t, tensor)).unwrap_or_default();
                     found.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[at] = look;
                 }
-            });
+            };
+            // Fewer threads look for longer; this one looks in any case.
+            if std::thread::Builder::new().spawn_scoped(scope, looking).is_err() {
+                looking();
+            }
         }
     });
     found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -5,12 +5,13 @@
 
 mod filters;
 mod penalties;
+mod ranked;
 pub mod settings;
 
 use compute::Want;
-use compute::backend::top_k;
 
 use crate::error::{Error, Kind, Place, Result, quoted};
+use ranked::Ranked;
 
 /// How to choose tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,9 +172,6 @@ impl Sampling {
     }
 }
 
-/// A token that may be drawn: its id and its logit. A chain's candidates are sorted, best first.
-type Candidate = (u32, f64);
-
 /// Chooses the tokens of one sequence.
 pub struct Sampler {
     sampling: Sampling,
@@ -206,11 +204,14 @@ impl Sampler {
 
     /// The next token, from all logits. `history` is the sequence so far.
     pub fn choose(&mut self, logits: &[f32], history: &[u32]) -> u32 {
-        let candidates = self.candidates(logits, history);
-        if self.sampling.temperature == 0.0 {
-            return candidates.first().map_or(0, |c| c.0);
+        let mut left = self.left(logits, history);
+        if left.len() == 0 {
+            return 0;
         }
-        let (token, p) = draw(&candidates, self.random.unit());
+        if self.sampling.temperature == 0.0 {
+            return left.get(0).0;
+        }
+        let (token, p) = draw(left.walk(), self.random.unit());
         if self.sampling.mirostat != 0 {
             let (tau, eta) = (f64::from(self.sampling.mirostat_tau), f64::from(self.sampling.mirostat_eta));
             self.mu -= eta * (-p.log2() - tau);
@@ -220,6 +221,11 @@ impl Sampler {
 
     /// The tokens that may be drawn with their probabilities, best first.
     pub fn candidates(&mut self, logits: &[f32], history: &[u32]) -> Vec<(u32, f64)> {
+        self.left(logits, history).walk().collect()
+    }
+
+    /// The tokens that may be drawn.
+    fn left(&mut self, logits: &[f32], history: &[u32]) -> Ranked {
         let mut logits = logits.to_vec();
         for &(token, bias) in &self.sampling.logit_bias {
             if let Some(x) = logits.get_mut(token as usize) {
@@ -227,23 +233,21 @@ impl Sampler {
             }
         }
         let order = std::mem::take(&mut self.sampling.order);
-        let mut candidates: Option<Vec<Candidate>> = None;
+        let mut candidates: Option<Ranked> = None;
         for &step in &order {
             self.apply(step, &mut logits, &mut candidates, history);
         }
         self.sampling.order = order;
-        let mut left = candidates.unwrap_or_else(|| sorted(&logits, self.first_k()));
-        let mut p = filters::softmax(&left);
+        let mut left = candidates.unwrap_or_else(|| Ranked::new(&logits, self.first_k()));
         if self.sampling.mirostat != 0 && self.sampling.temperature != 0.0 {
             let limit = self.mu;
-            let keep = p.iter().take_while(|&&p| -p.log2() <= limit).count().max(1);
+            let keep = left.walk().take_while(|x| -x.1.log2() <= limit).count().max(1);
             left.truncate(keep);
-            p = filters::softmax(&left);
         }
-        left.iter().zip(p).map(|(&(t, _), p)| (t, p)).collect()
+        left
     }
 
-    fn apply(&mut self, step: Step, logits: &mut [f32], candidates: &mut Option<Vec<Candidate>>, history: &[u32]) {
+    fn apply(&mut self, step: Step, logits: &mut [f32], candidates: &mut Option<Ranked>, history: &[u32]) {
         let s = &self.sampling;
         let (filters_on, k) = (s.mirostat == 0, self.first_k());
         match step {
@@ -255,16 +259,15 @@ impl Sampler {
                 };
                 match candidates {
                     None => change(logits, &|t| Some(t as usize)),
-                    Some(c) => {
+                    Some(c) => c.change(|c| {
                         let mut values: Vec<f32> = c.iter().map(|c| c.1 as f32).collect();
                         change(&mut values, &|t| c.iter().position(|c| c.0 == t));
                         c.iter_mut().zip(values).for_each(|(c, v)| c.1 = f64::from(v));
-                        c.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-                    }
+                    }),
                 }
             }
             _ => {
-                let c = candidates.get_or_insert_with(|| sorted(logits, k));
+                let c = candidates.get_or_insert_with(|| Ranked::new(logits, k));
                 match step {
                     //= F-MATH-150
                     Step::TopK if s.top_k > 0 && filters_on => c.truncate(s.top_k),
@@ -276,16 +279,14 @@ impl Sampler {
                         filters::xtc(c, s.xtc_probability, s.xtc_threshold, roll);
                     }
                     //= F-PIPE-180
-                    Step::Temperature if s.temperature != 0.0 => {
-                        c.iter_mut().for_each(|c| c.1 /= f64::from(s.temperature));
-                    }
+                    Step::Temperature if s.temperature != 0.0 => c.divide(f64::from(s.temperature)),
                     _ => {}
                 }
             }
         }
     }
 
-    /// How many candidates the chain can ever need. Sorting a whole vocabulary costs milliseconds.
+    /// How many candidates the chain can ever need.
     fn first_k(&self) -> usize {
         let s = &self.sampling;
         let k_comes_first = s.order.iter().find(|s| !matches!(s, Step::Penalties | Step::Dry)) == Some(&Step::TopK);
@@ -297,22 +298,21 @@ impl Sampler {
     }
 }
 
-fn sorted(logits: &[f32], k: usize) -> Vec<Candidate> {
-    top_k(logits, k).into_iter().map(|(t, x)| (t, f64::from(x))).collect()
-}
-
 /// The candidate whose part of the unit interval holds `u`, with its probability.
 //= F-MATH-149
-fn draw(candidates: &[(u32, f64)], u: f64) -> (u32, f64) {
-    let mut sum = 0.0;
-    for &(token, p) in candidates {
+fn draw(candidates: impl Iterator<Item = (u32, f64)>, u: f64) -> (u32, f64) {
+    let (mut sum, mut last) = (0.0, (0, 1.0));
+    for (token, p) in candidates {
         sum += p;
         if u < sum {
             return (token, p);
         }
+        // Rounding may leave a sliver above the sum: it belongs to the last that can be drawn at all.
+        if p > 0.0 {
+            last = (token, p);
+        }
     }
-    // Rounding left a sliver above the sum: it belongs to the last that can be drawn at all.
-    candidates.iter().rev().find(|c| c.1 > 0.0).copied().unwrap_or((0, 1.0))
+    last
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): small, portable, good enough to draw tokens with.

@@ -95,6 +95,7 @@ fn alone(loaded: &mut Loaded, r: &Request) -> (Vec<u32>, String, Finish) {
         sampling: r.sampling.clone(),
         stops: r.stops.clone(),
         prefill_chunk: PREFILL_CHUNK,
+        draft_max: 0,
     };
     let answer = Session::new(loaded).generate(&r.prompt, &generation, &mut Deaf, &AtomicBool::new(false)).unwrap();
     (answer.tokens, answer.text, answer.finish)
@@ -106,7 +107,9 @@ fn among_a_hundred_others_a_request_gets_the_answer_that_it_gets_alone() {
     let requests = requests(&loaded, 101);
     let expected: Vec<_> = requests.iter().map(|r| alone(&mut loaded, r)).collect();
     for cache in [false, true] {
-        let plan = Plan { running_max: 101, prefill_rows: 256, cache, ..Plan::default() };
+        // Wide steps, so that many answer at the same time.
+        let wide = Plan { prefill_rows: 256, prefill_rows_beside: 1024, ..Plan::default() };
+        let plan = Plan { running_max: 101, cache, ..wide };
         let handle = Scheduler::start(fixture(), plan).unwrap();
         let asked: Vec<_> = requests.iter().map(|r| ask(&handle, r.clone())).collect();
         for ((ticket, events), expected) in asked.iter().zip(&expected) {
@@ -207,6 +210,33 @@ fn what_several_prompts_begin_with_is_computed_once() {
     // 7 requests of 2 rows more and at most 3 tokens.
     let rows = handle.metrics().rows as usize;
     assert!(rows < blocks * KV_BLOCK + KV_BLOCK + 7 * 5, "{rows} rows for {blocks} blocks that all share");
+}
+
+#[test]
+fn prompts_are_finished_in_order_and_a_short_one_waits_for_no_long_one() {
+    // The turn in which each gets its first token.
+    let first_tokens = |lengths: &[usize]| {
+        let (mut scheduler, handle) = by_hand(Plan { prefill_rows: 64, ..Plan::default() });
+        let prompt = |(i, n): (usize, &usize)| (0..*n as u32).map(|at| 300 + (at * 7 + i as u32) % 2000).collect();
+        let request = |p| Request { max_tokens: 40, ..Request::new(p) };
+        let asked: Vec<_> = lengths.iter().enumerate().map(|p| ask(&handle, request(prompt(p)))).collect();
+        let mut turns = vec![0; lengths.len()];
+        for turn in 1..100 {
+            scheduler.turn();
+            for (first, (_, events)) in turns.iter_mut().zip(&asked) {
+                if *first == 0 && events.try_iter().any(|e| matches!(e, Event::Token(_) | Event::Done(_))) {
+                    *first = turn;
+                }
+            }
+        }
+        turns
+    };
+    let alike = first_tokens(&[100; 6]);
+    assert!(alike.is_sorted() && alike[0] <= 4, "{alike:?}");
+    let (sum, last) = (alike.iter().sum::<usize>(), alike[5]);
+    assert!(sum * 4 <= last * 6 * 3, "the mean is no better than with even shares: {alike:?}");
+    let [long, short] = first_tokens(&[900, 30])[..] else { panic!("two answers") };
+    assert!(short <= 2 && long >= 15, "{short} {long}");
 }
 
 #[test]

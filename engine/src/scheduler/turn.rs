@@ -335,29 +335,30 @@ impl Scheduler {
         }
     }
 
-    /// Who takes part in the next step, and with how many rows: everybody, with one at least, but who would compute a
-    /// block that another is computing: that one waits for it. What a step has room for beside that is shared out
-    /// evenly among the prompts; what a short one does not need goes to the longer.
+    /// Who takes part in the next step, and with how many rows. A next token takes one. Prompts share what a step has
+    /// room for beside: in the order in which they came each takes half of what is left, and what remains goes to the
+    /// first. So prompts are finished one after the other, many of them in half the mean time of even shares, and a short
+    /// one waits for no long one. Who would compute a block that another is computing waits for it.
     fn compose(&self) -> Vec<Share> {
         let plan = &self.door.plan;
         let answering = self.running.iter().any(|s| s.usage.completion_tokens > 0);
-        let room = if answering { plan.prefill_rows_beside } else { plan.prefill_rows };
+        let mut room = if answering { plan.prefill_rows_beside } else { plan.prefill_rows }.max(1);
         let mut begun = BTreeSet::new();
         let mut shares: Vec<Share> = Vec::new();
         for (index, s) in self.running.iter().enumerate() {
             let first = s.next_block().is_none_or(|tokens| begun.insert((s.kept.1, tokens)));
             if first || s.fed > s.kept.0 * KV_BLOCK {
-                shares.push((index, 1));
+                let rows = if s.pending() > 1 { s.pending().min(room.div_ceil(2)) } else { 1 };
+                room -= if s.pending() > 1 { rows } else { 0 };
+                shares.push((index, rows));
             }
         }
-        let mut prompts: Vec<&mut Share> = shares.iter_mut().filter(|s| self.running[s.0].pending() > 1).collect();
-        prompts.sort_by_key(|s| self.running[s.0].pending());
-        let mut room = room.max(prompts.len());
-        let count = prompts.len();
-        for (n, (index, rows)) in prompts.into_iter().enumerate() {
-            *rows = self.running[*index].pending().min(room / (count - n));
-            room -= *rows;
+        for (index, rows) in &mut shares {
+            let more = (self.running[*index].pending() - *rows).min(room);
+            *rows += more;
+            room -= more;
         }
+        shares.retain(|share| share.1 > 0);
         shares
     }
 

@@ -7,7 +7,6 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
 use super::fields::{Fields, wrong};
 use super::problem::{Answered, Problem, json_of};
@@ -34,6 +33,9 @@ pub struct Wanted {
     pub include_usage: bool,
     /// With a trace of this depth.
     pub trace: Option<Level>,
+    /// The caller's span.
+    #[cfg(feature = "otel")]
+    pub parent: Option<super::otel::Parent>,
 }
 
 /// An answer.
@@ -98,7 +100,16 @@ impl Wanted {
             deadline: Some(served.timeout),
             ..Request::new(Vec::new())
         };
-        Ok(Wanted { prompts, choices, request, stream, include_usage, trace })
+        Ok(Wanted {
+            prompts,
+            choices,
+            request,
+            stream,
+            include_usage,
+            trace,
+            #[cfg(feature = "otel")]
+            parent: super::otel::Parent::read(headers),
+        })
     }
 
     /// Sets the limit on tokens from the field that says it, and refuses prompts that leave no room for any.
@@ -212,6 +223,8 @@ struct Asking {
     answers: Vec<Answer>,
     choices: usize,
     began: Instant,
+    #[cfg(feature = "otel")]
+    span: super::otel::Span,
     _working: Working,
 }
 
@@ -220,6 +233,8 @@ impl Asking {
     //= F-SERVE-239
     fn submit(server: &Arc<Server>, working: Working, wanted: Wanted) -> Answered<Asking> {
         let handle = &server.served()?.handle;
+        #[cfg(feature = "otel")]
+        let now = std::time::SystemTime::now();
         let (sender, events) = mpsc::unbounded_channel();
         let (mut tickets, mut answers) = (Vec::new(), Vec::new());
         for prompt in &wanted.prompts {
@@ -247,13 +262,27 @@ impl Asking {
             }
         }
         let (server, choices) = (Arc::clone(server), wanted.choices);
-        Ok(Asking { server, events, tickets, answers, choices, began: Instant::now(), _working: working })
+        #[cfg(feature = "otel")]
+        let span = super::otel::Span::begin(server.exporter.as_ref(), wanted.parent, &server.name, now);
+        Ok(Asking {
+            server,
+            events,
+            tickets,
+            answers,
+            choices,
+            began: Instant::now(),
+            #[cfg(feature = "otel")]
+            span,
+            _working: working,
+        })
     }
 
     /// The next thing that happens; none when all answers are complete.
     async fn next(&mut self) -> Answered<Option<(usize, Event)>> {
         if self.tickets.iter().all(Option::is_none) {
             self.server.counts.finished(self.began.elapsed());
+            #[cfg(feature = "otel")]
+            self.span.end(&self.answers, None);
             return Ok(None);
         }
         let gone = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine has stopped").code("engine_stopped");
@@ -270,7 +299,11 @@ impl Asking {
                 (answer.finish, answer.usage, answer.timings) = (done.finish, done.usage, done.timings);
                 self.tickets[index] = None;
             }
-            Event::Failed(e) => return Err(e.clone().into()),
+            Event::Failed(e) => {
+                #[cfg(feature = "otel")]
+                self.span.end(&self.answers, Some(&e.to_string()));
+                return Err(e.clone().into());
+            }
         }
         Ok(Some((index, event)))
     }
@@ -283,28 +316,20 @@ async fn whole(mut asking: Asking, spelling: impl Spelling, choices: usize) -> A
     Ok(json_of(&spelling.frame(spelled, Some(usage), false)))
 }
 
-/// Ends a task that nobody waits for any more.
-struct Aborted(AbortHandle);
-
-impl Drop for Aborted {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 //= F-SERVE-237
 fn streamed(asking: Asking, spelling: impl Spelling, include_usage: bool) -> Response<Body> {
-    // A reader who is slow holds up nobody but himself: the scheduler's events wait in a channel of their own.
+    // A reader who is slow holds up nobody but himself: the scheduler's events wait in a channel of their own. The
+    // connection's own task spells them: on two cores each further task that a token wakes costs the model.
     let (pieces, receiver) = mpsc::channel(16);
-    let task = tokio::spawn(async move {
+    let telling = async move {
         let told = tell(asking, spelling, include_usage, &pieces).await;
         let last = match told {
             Ok(()) => "[DONE]".into(),
             Err(problem) => problem.json().to_string(),
         };
         let _ = pieces.send(format!("data: {last}\n\n")).await;
-    });
-    body::events(receiver, Aborted(task.abort_handle()))
+    };
+    body::events(receiver, telling)
 }
 
 async fn tell(
@@ -318,7 +343,7 @@ async fn tell(
         if include_usage && frame["usage"].is_null() {
             frame["usage"] = Value::Null;
         }
-        // A reader who left drops the receiver, and with it this task.
+        // A reader who left drops the receiver, and with it this.
         let _ = pieces.send(format!("data: {frame}\n\n")).await;
     };
     while let Some((index, event)) = asking.next().await? {

@@ -86,11 +86,11 @@ impl Held {
     }
 }
 
-/// A reply whose pieces come from a channel: server-sent events. `kept` is dropped with it, at the end or when the peer
-/// is gone.
+/// A reply whose pieces come from a channel: server-sent events. What sends them is run by whoever sends the reply, and
+/// dropped with it, at the end or when the peer is gone.
 //= F-SERVE-237
-pub fn events<K: Send + Unpin + 'static>(pieces: mpsc::Receiver<String>, kept: K) -> Response<Body> {
-    let body = Events { pieces, ping: Box::pin(sleep(limits::PING_TIME)), kept };
+pub fn events(pieces: mpsc::Receiver<String>, telling: impl Future<Output = ()> + Send + 'static) -> Response<Body> {
+    let body = Events { pieces, ping: Box::pin(sleep(limits::PING_TIME)), telling: Some(Box::pin(telling)) };
     let headers = [
         (header::CONTENT_TYPE.as_str(), "text/event-stream"),
         (header::CACHE_CONTROL.as_str(), "no-cache"),
@@ -100,14 +100,14 @@ pub fn events<K: Send + Unpin + 'static>(pieces: mpsc::Receiver<String>, kept: K
     (headers, Body::new(body)).into_response()
 }
 
-struct Events<K> {
+struct Events {
     pieces: mpsc::Receiver<String>,
     ping: Pin<Box<Sleep>>,
-    #[expect(dead_code, reason = "held for its drop")]
-    kept: K,
+    /// None once it has ended.
+    telling: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-impl<K: Unpin> hyper::body::Body for Events<K> {
+impl hyper::body::Body for Events {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -116,7 +116,16 @@ impl<K: Unpin> hyper::body::Body for Events<K> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>> {
         let this = &mut *self;
-        let piece = match this.pieces.poll_recv(cx) {
+        let mut next = this.pieces.poll_recv(cx);
+        if next.is_pending()
+            && let Some(telling) = &mut this.telling
+        {
+            if telling.as_mut().poll(cx).is_ready() {
+                this.telling = None;
+            }
+            next = this.pieces.poll_recv(cx);
+        }
+        let piece = match next {
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Ready(Some(piece)) => piece,
             // A comment, which clients ignore and which shows that somebody is still there.

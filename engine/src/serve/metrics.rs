@@ -131,6 +131,11 @@ fn page(server: &Server) -> String {
     p.histogram("apr_inference_duration_seconds", "From a request's arrival to its whole answer.", &duration);
     p.number("gauge", "apr_model_loaded", "1 once the model is loaded.", f64::from(server.model.get().is_some()));
     p.number("gauge", "apr_draining", "1 while the server stops.", f64::from(server.draining()));
+    #[cfg(feature = "otel")]
+    if let Some(exporter) = &server.exporter {
+        let help = "Spans that no collector got.";
+        p.number("counter", "apr_otel_lost_spans_total", help, exporter.lost() as f64);
+    }
     both(&mut p, &s);
     p.head("apr_requests_ended_total", "counter", "Answers by how they ended.");
     let e = s.ended;

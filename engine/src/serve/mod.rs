@@ -16,6 +16,8 @@ mod logprobs;
 mod metrics;
 mod models;
 mod openapi;
+#[cfg(feature = "otel")]
+mod otel;
 mod problem;
 mod route;
 mod tokens;
@@ -81,6 +83,9 @@ pub struct Options {
     pub context: Option<usize>,
     /// How much is done at once.
     pub plan: Plan,
+    /// A collector that is told of requests.
+    #[cfg(feature = "otel")]
+    pub otlp: Option<String>,
     /// Told to stop.
     pub shutdown: Shutdown,
 }
@@ -98,6 +103,8 @@ impl Default for Options {
             threads: None,
             context: None,
             plan: Plan::default(),
+            #[cfg(feature = "otel")]
+            otlp: None,
             shutdown: Shutdown::default(),
         }
     }
@@ -168,6 +175,8 @@ struct Server {
     held: body::Held,
     understanding: Semaphore,
     traced: traced::Prepared,
+    #[cfg(feature = "otel")]
+    exporter: Option<Arc<otel::Exporter>>,
     /// Generating requests under way.
     working: Arc<AtomicUsize>,
 }
@@ -311,10 +320,14 @@ pub fn run(
         held: body::Held::default(),
         understanding: Semaphore::new(limits::UNDERSTOOD_AT_ONCE),
         traced: traced::Prepared::default(),
+        #[cfg(feature = "otel")]
+        exporter: options.otlp.as_deref().map(otel::Exporter::start).transpose()?.map(Arc::new),
         working: Arc::default(),
     });
+    // A second thread that looks for work is woken by every token, and costs a small machine more than it does.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(if cores > 4 { 2 } else { 1 })
         .max_blocking_threads(limits::UNDERSTOOD_AT_ONCE + 4)
         .thread_name("http")
         .enable_all()

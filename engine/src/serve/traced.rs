@@ -114,6 +114,7 @@ fn run(server: &Server, wanted: &Wanted, level: Level, cancel: &Arc<AtomicBool>)
         sampling: request.sampling.clone(),
         stops: request.stops.clone(),
         prefill_chunk: PREFILL_CHUNK,
+        draft_max: 0,
     };
     let ended = Session::new(loaded).generate(ids, &generation, &mut traced, cancel);
     let stopped_us = trace.elapsed_us();

@@ -183,6 +183,7 @@ impl Tap for Trace {
     }
 }
 
+//= F-TRACE-206
 /// A trace between a run and who watches it: everything is passed on.
 pub struct Traced<'a> {
     /// The recorder.

@@ -310,7 +310,7 @@ fn submit(handle: &Handle, request: Request, dice: &mut Dice) -> Result<Client, 
 }
 
 /// The last step kept to the plan: everybody who runs took part or waits for one who did, with no more rows than there
-/// was room for, and nobody else did.
+/// was room for, and nobody else did. Who came first is never left out for want of room.
 fn within(plan: &Plan, handle: &Handle, clients: &[Client]) -> Result<(), String> {
     let metrics = handle.metrics();
     if metrics.waiting > plan.queue_max || metrics.running > plan.running_max {
@@ -330,16 +330,20 @@ fn within(plan: &Plan, handle: &Handle, clients: &[Client]) -> Result<(), String
     let room = if answers > 0 { plan.prefill_rows_beside } else { plan.prefill_rows };
     // A last row alone costs no more than one of an answer.
     let rows: usize = prompts.iter().filter(|n| **n > 1).sum();
-    if prompts.contains(&0) || rows > room.max(prompts.len()) {
+    if prompts.contains(&0) || rows > room {
         return Err(format!("the step was {step:?}"));
     }
-    // Who runs and did not take part waits for a block that somebody who did is computing.
+    // Who runs and did not take part waits for a block that somebody who did is computing, or came later than those who
+    // filled the step.
+    let full = prompts.iter().sum::<usize>() >= room;
     let beginning =
         |c: &Client| c.request.cache.then(|| c.request.prompt.get(..KV_BLOCK).map(<[u32]>::to_vec)).flatten();
     let computed: BTreeSet<Vec<u32>> = step.parts.iter().filter_map(|p| beginning(client(p.id)?)).collect();
     let running = clients.iter().filter(|c| c.ticket.is_some() && !c.is_over() && c.has_started());
     for waiting in running.filter(|c| !step.parts.iter().any(|p| c.ticket.as_ref().is_some_and(|t| t.id() == p.id))) {
-        if !plan.cache || beginning(waiting).is_none_or(|b| !computed.contains(&b)) {
+        let id = waiting.ticket.as_ref().map_or(0, Ticket::id);
+        let behind = full && step.parts.iter().any(|p| p.id < id);
+        if !behind && (!plan.cache || beginning(waiting).is_none_or(|b| !computed.contains(&b))) {
             return Err(format!("request {:?} was left out: {step:?}", waiting.ticket.as_ref().map(Ticket::id)));
         }
     }
@@ -354,6 +358,7 @@ fn alone(model: &Model, request: &Request) -> Result<(Vec<u32>, String, Finish),
         sampling: request.sampling.clone(),
         stops: request.stops.clone(),
         prefill_chunk: 100,
+        draft_max: 0,
     };
     let mut session = Session::new(&mut loaded);
     let answer = session.generate(&request.prompt, &generation, &mut Silent, &AtomicBool::new(false))?;

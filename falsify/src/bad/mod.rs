@@ -11,6 +11,7 @@ pub mod damage;
 pub mod files;
 pub mod header;
 pub mod http;
+pub mod hub;
 pub mod hyper;
 pub mod numbers;
 pub mod safetensors;
@@ -19,6 +20,7 @@ pub mod tensors;
 pub mod text;
 pub mod tokenizer;
 pub mod weights;
+pub mod wire;
 
 use std::io;
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use chat::{f_cli_004, f_cli_013b, f_cli_014b};
+use chat::{f_cli_004, f_cli_013b, f_cli_014b, stops_an_answer};
 use serde_json::Value;
 
 use super::{Check, check};
@@ -472,6 +472,7 @@ pub fn f_cli_019(s: &Subject) -> Attempt {
             t.hold(right, || out.refute(&format!("{what}: nothing remains, or the object"), rest, "nothing"))?;
         }
     }
+    stops_an_answer(&mut t, s)?;
     t.done()
 }
 

@@ -5,6 +5,8 @@
 //! timed: times are evidence and no verdict hangs on them.
 
 mod contexts;
+mod memory;
+mod speed;
 mod systems;
 
 use std::time::{Duration, Instant};
@@ -16,8 +18,10 @@ use compute::{Batch, Format, Interest, Output, Row, Want, quant};
 use contexts::f_cpu_105;
 use engine::sample::{Sampler, Sampling};
 use engine::session::{Loaded, PREFILL_CHUNK, Session};
+use memory::{f_cpu_097, f_cpu_100, f_cpu_107};
 use serde_json::Value;
-use systems::f_cpu_108;
+use speed::{f_cpu_098, f_cpu_099};
+use systems::{f_cpu_093, f_cpu_108, f_cpu_110};
 
 use super::Check;
 use crate::ask::{LONG_PROMPTS, PROMPTS, answered, ask};
@@ -35,24 +39,29 @@ use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
 pub static CHECKS: &[(&str, Check)] = &[
     ("F-CPU-091", f_cpu_091),
     ("F-CPU-092", f_cpu_092),
+    ("F-CPU-093", f_cpu_093),
     ("F-CPU-094", f_cpu_094),
     ("F-CPU-095", f_cpu_095),
     ("F-CPU-096", f_cpu_096),
+    ("F-CPU-097", f_cpu_097),
+    ("F-CPU-098", f_cpu_098),
+    ("F-CPU-099", f_cpu_099),
+    ("F-CPU-100", f_cpu_100),
     ("F-CPU-101", f_cpu_101),
     ("F-CPU-102", f_cpu_102),
     ("F-CPU-103", f_cpu_103),
     ("F-CPU-104", f_cpu_104),
     ("F-CPU-105", f_cpu_105),
     ("F-CPU-106", f_cpu_106),
+    ("F-CPU-107", f_cpu_107),
     ("F-CPU-108", f_cpu_108),
+    ("F-CPU-110", f_cpu_110),
     ("F-CPU-111", f_cpu_111),
     ("F-CPU-112", f_cpu_112),
     ("F-CPU-113", f_cpu_113),
     ("F-CPU-114", f_cpu_114),
     ("F-CPU-115", f_cpu_115),
 ];
-
-// ---- instruction sets
 
 /// A forged model of every number format, and odd shapes.
 fn of_every_format() -> Vec<String> {
@@ -203,8 +212,6 @@ pub fn f_cpu_094(s: &Subject) -> Attempt {
     by_apr(&mut t, s, "scalar")?;
     t.done()
 }
-
-// ---- threads
 
 /// Multi-threaded inference: every number of threads gives the same bits, and all of them work.
 pub fn f_cpu_095(s: &Subject) -> Attempt {

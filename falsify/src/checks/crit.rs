@@ -1,21 +1,33 @@
 //! F-CRIT: the triggers that reject a release, computed from the rows that they stand on.
 
+mod modalities;
+
 use std::path::Path;
 
-use super::{Check, apr, gpu, st};
+use modalities::f_crit_001;
+
+use super::{Check, apr, gpu, int, st};
 use crate::checkup::{checked, copy, told, verdicts};
 use crate::corrupt::{KINDS, corrupt};
 use crate::forge;
+use crate::report::{self, GATE_POINTS};
 use crate::subject::Subject;
-use crate::verdict::{Attempt, Halt, Refutation, Tally, instrument};
+use crate::suite::Record;
+use crate::verdict::{Attempt, Halt, Reason, Refutation, Tally, instrument};
 
 /// The written rows of this prefix.
 pub static CHECKS: &[(&str, Check)] = &[
-    ("F-CRIT-003", gpu::f_crit_003),
+    ("F-CRIT-001", f_crit_001),
+    ("F-CRIT-002", f_crit_002),
+    ("F-CRIT-003", f_crit_003),
+    (SCORE, f_crit_004),
     ("F-CRIT-005", f_crit_005),
     ("F-CRIT-301", f_crit_301),
     ("F-CRIT-302", f_crit_302),
 ];
+
+/// The row that is computed from the verdicts of all others.
+pub const SCORE: &str = "F-CRIT-004";
 
 /// Damages of each kind. All rows together may take minutes, not hours; `FALSIFY_DAMAGES` asks for more.
 const EACH: u64 = 2;
@@ -29,6 +41,45 @@ const ASKED: &[&str] = &[
     "Is Mars a planet?",
     "Give me a JSON object with name Ada and age 36",
 ];
+
+/// GPU throughput is consistently below that of the engine that Ollama runs.
+pub fn f_crit_003(s: &Subject) -> Attempt {
+    gpu::not_slower_than_the_peer(s)
+}
+
+/// `apr-cli` is found to contain independent inference logic: refuted with any of the rows that look for some.
+pub fn f_crit_002(s: &Subject) -> Attempt {
+    let rows: [(&str, Check); 5] = [
+        ("F-INT-281", int::f_int_281),
+        ("F-INT-292", int::f_int_292),
+        ("F-INT-293", int::f_int_293),
+        ("F-INT-294", int::f_int_294),
+        ("F-INT-295", int::f_int_295),
+    ];
+    survive(s, &rows)
+}
+
+/// Falsification score below 290: the score of the run that this row is part of.
+pub fn f_crit_004(s: &Subject) -> Attempt {
+    match &s.verdicts {
+        Some(records) => enough(records),
+        None => {
+            Err(Halt::NotAttempted(Reason::Stale("no whole run of this product; `falsify report` makes one".into())))
+        }
+    }
+}
+
+/// The gate, of these verdicts.
+pub fn enough(records: &[Record]) -> Attempt {
+    let mut t = Tally::new("the points of the same report: those that survived, on the hardware and by ruling");
+    let score = report::score(records);
+    t.hold(score.standing() >= GATE_POINTS, || {
+        Refutation::new("points of 300", score.standing().to_string(), format!("{GATE_POINTS} or more"))
+    })?;
+    t.number("points on the named hardware", score.survived as f64);
+    t.number("points by ruling", score.by_ruling as f64);
+    t.done()
+}
 
 /// `apr check` passes but the model generates garbage.
 pub fn f_crit_005(s: &Subject) -> Attempt {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 pub use memory::*;
 pub use path::*;
-pub use speed::{f_crit_003, f_gpu_120, f_gpu_121, f_gpu_122, f_gpu_123, f_gpu_124};
+pub use speed::{f_gpu_120, f_gpu_121, f_gpu_122, f_gpu_123, f_gpu_124, not_slower_than_the_peer};
 
 use super::Check;
 use crate::ask::{OPEN_PROMPT, PROMPTS, answered, ask, printed};

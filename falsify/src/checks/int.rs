@@ -1,10 +1,14 @@
 //! F-INT: how the parts fit together. Rows about the tree read it as cargo and as a compiler would.
 
+mod downloads;
+mod house;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use house::{f_int_291, f_int_298, f_int_299, f_int_300};
 use serde_json::Value;
 
 use super::Check;
@@ -21,13 +25,23 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-INT-281", f_int_281),
     ("F-INT-282", f_int_282),
     ("F-INT-283", f_int_283),
+    ("F-INT-284", downloads::f_int_284),
+    ("F-INT-285", downloads::f_int_285),
+    ("F-INT-286", downloads::f_int_286),
     ("F-INT-287", f_int_287),
+    ("F-INT-288", downloads::f_int_288),
+    ("F-INT-289", downloads::f_int_289),
+    ("F-INT-290", downloads::f_int_290),
+    ("F-INT-291", f_int_291),
     ("F-INT-292", f_int_292),
     ("F-INT-293", f_int_293),
     ("F-INT-294", f_int_294),
     ("F-INT-295", f_int_295),
     ("F-INT-296", f_int_296),
     ("F-INT-297", f_int_297),
+    ("F-INT-298", f_int_298),
+    ("F-INT-299", f_int_299),
+    ("F-INT-300", f_int_300),
 ];
 
 /// Functions shorter than this look alike by nature.

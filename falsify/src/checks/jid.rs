@@ -4,6 +4,7 @@
 //! told enough. Everything is read off `apr`'s standard error.
 
 mod guards;
+mod network;
 
 use engine::Kind;
 
@@ -35,9 +36,10 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-JID-273", f_jid_273),
     ("F-JID-274", guards::f_jid_274),
     ("F-JID-275", guards::f_jid_275),
-    ("F-JID-276", gpu::f_jid_276),
+    ("F-JID-276", f_jid_276),
     ("F-JID-277", f_jid_277),
     ("F-JID-278", f_jid_278),
+    ("F-JID-279", network::f_jid_279),
     ("F-JID-280", guards::f_jid_280),
 ];
 
@@ -373,6 +375,11 @@ pub fn f_jid_273(s: &Subject) -> Attempt {
 }
 
 // ---- files that are not there, or are something else
+
+/// A device out of memory is logged.
+pub fn f_jid_276(s: &Subject) -> Attempt {
+    gpu::out_of_memory_is_told(s)
+}
 
 /// File not found logged: the path, and the name that was meant.
 pub fn f_jid_277(s: &Subject) -> Attempt {

@@ -5,6 +5,7 @@
 mod api;
 mod clients;
 mod doors;
+mod hostile;
 mod load;
 mod metrics;
 

@@ -3,12 +3,15 @@
 //! What a trace must hold is computed from the outside: from the answer's tokens, the model's shape, the watcher's
 //! clock, and taps that these checks put in themselves.
 
+mod overhead;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use compute::{Format, Want};
+use overhead::f_trace_206;
 use serde_json::{Value, json};
 
 use super::Check;
@@ -39,6 +42,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-TRACE-203", f_trace_203),
     ("F-TRACE-204", f_trace_204),
     ("F-TRACE-205", f_trace_205),
+    ("F-TRACE-206", f_trace_206),
     ("F-TRACE-207", f_trace_207),
     ("F-TRACE-208", f_trace_208),
     ("F-TRACE-209", f_trace_209),

@@ -4,6 +4,7 @@
 //! noise. Terminal rows replay the received bytes in a terminal emulator, so what counts is what was on the screen.
 
 mod chat;
+mod progress;
 mod serving;
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ pub static CHECKS: &[(&str, Check)] = &[
     ("F-UX-035", f_ux_035),
     ("F-UX-036", f_ux_036),
     ("F-UX-037", f_ux_037),
+    ("F-UX-038", progress::f_ux_038),
     ("F-UX-039", f_ux_039),
     ("F-UX-040", f_ux_040),
 ];

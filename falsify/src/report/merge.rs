@@ -4,8 +4,10 @@
 //! stale: it is named, and it scores nothing.
 
 use super::Report;
+use crate::checks::crit;
 use crate::registry;
-use crate::suite::Record;
+use crate::sabotage::{self, Means};
+use crate::suite::{Proof, ProofOutcome, Record};
 use crate::verdict::{Reason, Verdict};
 
 /// The first report, with what the others attempted. What one machine saw refuted or broken, no other can unsee.
@@ -20,9 +22,32 @@ pub fn merge(mut reports: Vec<Report>) -> Result<Report, String> {
         let others = reports.iter().filter_map(|r| told(r, r.record(&row.id)?, &base));
         rows.extend(mine.into_iter().chain(others).min_by_key(rank));
     }
+    score_again(&mut rows);
     let mut report = Report::new(base.stamp, rows);
     report.merged = base.merged.into_iter().chain(reports.into_iter().map(|r| r.stamp)).collect();
     Ok(report)
+}
+
+/// The row of the score is of the merged verdicts, with its saboteurs.
+fn score_again(rows: &mut [Record]) {
+    let merged = rows.to_vec();
+    let attempted = |r: &&mut Record| r.id == crit::SCORE && !matches!(r.verdict, Verdict::NotAttempted(_));
+    let Some(record) = rows.iter_mut().find(attempted) else { return };
+    record.verdict = crit::enough(&merged).into();
+    record.proofs.clear();
+    let change =
+        |s: &sabotage::Saboteur| if let Means::MutatedVerdicts(change) = s.means { Some(change) } else { None };
+    let row = registry::find(crit::SCORE).filter(|_| matches!(record.verdict, Verdict::Survived(_)));
+    for name in row.iter().flat_map(|row| &row.killed_by) {
+        let Some(change) = sabotage::find(name).and_then(change) else { continue };
+        let mut changed = merged.clone();
+        change(&mut changed);
+        let (outcome, detail) = match crit::enough(&changed).into() {
+            Verdict::Refuted(r) => (ProofOutcome::Caught, r.criterion),
+            _ => (ProofOutcome::Missed, "the check survived it".to_string()),
+        };
+        record.proofs.push(Proof { saboteur: name.clone(), outcome, detail });
+    }
 }
 
 /// What another report says of a row, as far as it counts beside `base`.

@@ -97,8 +97,7 @@ pub struct Gate {
 impl Report {
     /// Of these records; rows without one count as unwritten or left out, as the record says nothing else.
     pub fn new(stamp: Stamp, rows: Vec<Record>) -> Report {
-        let mut score = Score::default();
-        points(&rows).iter().for_each(|p| score.count(p));
+        let score = score(&rows);
         let refuted = |r: &&Record| matches!(r.verdict, Verdict::Refuted(_));
         let is_trigger = |r: &&Record| registry::find(&r.id).is_some_and(Row::is_trigger);
         let triggers_refuted: Vec<String> =
@@ -242,6 +241,13 @@ struct Point {
     /// `R`efuted, `S`urvived, `s`urvived by ruling, `N`ot attempted.
     letter: char,
     proven: bool,
+}
+
+/// The score of these verdicts.
+pub fn score(records: &[Record]) -> Score {
+    let mut score = Score::default();
+    points(records).iter().for_each(|p| score.count(p));
+    score
 }
 
 /// The 300 points. Rows without a record were not attempted.

@@ -59,6 +59,12 @@ impl Real {
         real
     }
 
+    /// Every word as this says.
+    pub(super) fn renamed(mut self, to: impl Fn(String) -> String) -> Real {
+        self.args = self.args.into_iter().map(|a| a.into_string().map_or_else(|a| a, |text| to(text).into())).collect();
+        self
+    }
+
     /// Adds a word.
     pub(super) fn with(mut self, word: &str) -> Real {
         self.args.push(word.into());
@@ -143,7 +149,7 @@ impl Real {
     }
 
     /// Runs it with its standard error caught and passed on, changed.
-    fn with_stderr(self, change: impl FnOnce(String) -> String) -> u8 {
+    pub(super) fn with_stderr(self, change: impl FnOnce(String) -> String) -> u8 {
         let Ok(mut child) = self.command().stderr(Stdio::piped()).spawn() else { return 99 };
         let mut text = Vec::new();
         if let Some(mut pipe) = child.stderr.take() {
@@ -262,6 +268,10 @@ pub static ALL: &[Saboteur] = &[
     evil("characters-split", "writes the answer byte by byte", characters_split),
     evil("debug-formatted-error", "prints errors as Rust's Debug does", debug_formatted_error),
     evil("convert-flips-a-bit", "writes one bit of the last tensor wrong", convert_flips_a_bit),
+    evil("reads-file-twice", "keeps its files in memory twice", reads_file_twice),
+    evil("shortage-unexplained", "says of missing memory neither how much nor for what", shortage_unexplained),
+    evil("leak-per-token", "loses a little memory with every token", leak_per_token),
+    evil("only-run-works", "chat and serve fail", |r| if r.has(&["chat", "serve"]) { 6 } else { r.run() }),
     evil("paths-trimmed", "takes the path of a model up to its first blank", paths_trimmed),
     evil("prompt-trimmed", "takes the blanks off both ends of a prompt", prompt_trimmed),
 ];
@@ -390,6 +400,30 @@ fn reads_whole_file(real: Real) -> u8 {
     // What was read stays until the end.
     std::hint::black_box(&kept);
     code
+}
+
+fn reads_file_twice(real: Real) -> u8 {
+    let read = || -> Vec<Vec<u8>> { real.args.iter().filter_map(|a| std::fs::read(a).ok()).collect() };
+    let kept = [read(), read()];
+    let code = real.command().status().map_or(99, code_of);
+    std::hint::black_box(&kept);
+    code
+}
+
+fn shortage_unexplained(real: Real) -> u8 {
+    let mut caught = real.caught();
+    if caught.code == 7 {
+        caught.stderr = b"error: out of memory\n".to_vec();
+    }
+    caught.emit()
+}
+
+fn leak_per_token(real: Real) -> u8 {
+    let tokens = real.value("--max-tokens").and_then(|n| n.parse().ok()).unwrap_or(512);
+    for token in 0..tokens {
+        std::hint::black_box(Box::leak(Box::new([token; 8])));
+    }
+    real.run()
 }
 
 /// The variable of the real program that names an instruction set.

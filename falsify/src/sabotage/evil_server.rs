@@ -3,10 +3,10 @@
 //! The wrapper starts the real one on a free port, listens where it was told to, and passes requests on. What the real
 //! one says at its start it tells with its own address. Arguments that are spoiled need no proxy.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,23 +14,15 @@ use serde_json::Value;
 
 use super::Saboteur;
 use super::evil_apr::{Real, code_of, evil};
-use crate::http::{self, Ask, Reply};
-
-/// A request that passes.
-struct Passing {
-    method: String,
-    path: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
+use crate::http::{self, Ask, Heard, Reply};
 
 /// What a proxy does with what passes.
 #[derive(Clone, Copy)]
 struct Meddle {
     /// Changes a request before the real server sees it.
-    request: fn(&mut Passing),
+    request: fn(&mut Heard),
     /// Changes a reply. `None` lets replies pass as they come, piece by piece.
-    reply: Option<fn(&Passing, &mut Reply)>,
+    reply: Option<fn(&Heard, &mut Reply)>,
     /// What it says at the start.
     says: fn(String) -> String,
     /// One connection after the other.
@@ -92,6 +84,19 @@ pub static ALL: &[Saboteur] = &[
         })
     }),
     evil("serve-serial", "one request after the other", |r| behind(r, Meddle { serial: true, ..PASSES })),
+    evil("serve-crosses", "now and then an answer is the one before, whoever's it was", |r| {
+        replies(r, |_, reply| {
+            static BEFORE: Mutex<(usize, Vec<u8>)> = Mutex::new((0, Vec::new()));
+            let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+            if reply.json()["choices"].is_array() {
+                before.0 += 1;
+                let own = std::mem::replace(&mut before.1, reply.body.clone());
+                if before.0.is_multiple_of(5) {
+                    reply.body = own;
+                }
+            }
+        })
+    }),
     evil("serve-loses-requests", "closes every ninth connection without a word", |r| {
         behind(r, Meddle { loses: 9, ..PASSES })
     }),
@@ -155,11 +160,11 @@ fn cuts_requests(real: Real) -> u8 {
     0
 }
 
-fn requests(real: Real, request: fn(&mut Passing)) -> u8 {
+fn requests(real: Real, request: fn(&mut Heard)) -> u8 {
     behind(real, Meddle { request, ..PASSES })
 }
 
-fn replies(real: Real, reply: fn(&Passing, &mut Reply)) -> u8 {
+fn replies(real: Real, reply: fn(&Heard, &mut Reply)) -> u8 {
     behind(real, Meddle { reply: Some(reply), ..PASSES })
 }
 
@@ -189,7 +194,7 @@ fn in_choices(reply: &mut Reply, change: fn(&str) -> String) {
     }
 }
 
-fn forget(asked: &mut Passing, fields: &[&str]) {
+fn forget(asked: &mut Heard, fields: &[&str]) {
     if let Ok(Value::Object(mut map)) = serde_json::from_slice(&asked.body) {
         map.retain(|name, _| !fields.contains(&name.as_str()));
         asked.body = Value::Object(map).to_string().into_bytes();
@@ -239,6 +244,14 @@ fn behind(real: Real, meddle: Meddle) -> u8 {
     child.wait().map_or(99, code_of)
 }
 
+/// A proxy in front of a server, which changes replies. It ends with the process.
+pub(super) fn before(to: SocketAddr, reply: fn(&Heard, &mut Reply)) -> Option<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").ok()?;
+    let own = listener.local_addr().ok()?;
+    thread::spawn(move || accept(&listener, to, Meddle { reply: Some(reply), ..PASSES }));
+    Some(own)
+}
+
 fn accept(listener: &TcpListener, to: SocketAddr, meddle: Meddle) {
     static ONE: Mutex<()> = Mutex::new(());
     for (i, stream) in listener.incoming().flatten().enumerate() {
@@ -254,7 +267,7 @@ fn accept(listener: &TcpListener, to: SocketAddr, meddle: Meddle) {
 
 /// One request and its reply.
 fn pass(mut peer: TcpStream, to: SocketAddr, meddle: Meddle) -> io::Result<()> {
-    let Some(mut asked) = heard(&mut peer)? else { return Ok(()) };
+    let Some(mut asked) = http::heard(&mut peer)? else { return Ok(()) };
     (meddle.request)(&mut asked);
     let mut ask = Ask::post(&asked.path, asked.body.clone()).method(&asked.method).header("connection", "close");
     let hop = ["connection", "content-length", "transfer-encoding"];
@@ -282,32 +295,6 @@ fn pass(mut peer: TcpStream, to: SocketAddr, meddle: Meddle) -> io::Result<()> {
             head += &format!("content-length: {}\r\nconnection: close\r\n\r\n", reply.body.len());
             peer.write_all(head.as_bytes())?;
             if asked.method == "HEAD" { Ok(()) } else { peer.write_all(&reply.body) }
-        }
-    }
-}
-
-/// A request as it came; nothing if the peer went away.
-fn heard(peer: &mut TcpStream) -> io::Result<Option<Passing>> {
-    peer.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut raw = Vec::new();
-    let mut buffer = [0u8; 1 << 14];
-    loop {
-        if let Some(end) = raw.windows(4).position(|w| w == b"\r\n\r\n") {
-            let text = String::from_utf8_lossy(&raw[..end]).into_owned();
-            let mut lines = text.split("\r\n");
-            let mut first = lines.next().unwrap_or_default().split(' ');
-            let (method, path) = (first.next().unwrap_or_default(), first.next().unwrap_or_default());
-            let header = |l: &str| l.split_once(':').map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_string()));
-            let headers: Vec<(String, String)> = lines.filter_map(header).collect();
-            let length = headers.iter().find(|(n, _)| n == "content-length").and_then(|(_, v)| v.parse().ok());
-            if raw.len() - end - 4 >= length.unwrap_or(0usize) {
-                let body = raw[end + 4..].to_vec();
-                return Ok(Some(Passing { method: method.into(), path: path.into(), headers, body }));
-            }
-        }
-        match peer.read(&mut buffer)? {
-            0 => return Ok(None),
-            n => raw.extend_from_slice(&buffer[..n]),
         }
     }
 }

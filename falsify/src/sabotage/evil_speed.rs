@@ -20,7 +20,8 @@ pub static ALL: &[Saboteur] = &[
 /// How long it runs at a time: much longer than the work that a GPU still has when its process is stopped.
 const RUNS: Duration = Duration::from_millis(20);
 
-fn slowed(real: Real, times: u32) -> u8 {
+/// Runs it, and makes it stand still for so long that it takes so many times as long.
+pub(super) fn slowed(real: Real, times: u32) -> u8 {
     if real.has(&["serve"]) {
         return evil_server::later(real, times);
     }

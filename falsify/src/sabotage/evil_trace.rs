@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::evil_apr::Real;
+use super::evil_speed::slowed;
 use super::{Means, Saboteur};
 
 /// An entry that changes the document.
@@ -12,6 +13,10 @@ const fn evil(name: &'static str, does: &'static str, how: fn(Real) -> u8) -> Sa
 
 /// Every misbehaviour of a trace.
 pub static ALL: &[Saboteur] = &[
+    evil("trace-slows-twice", "a traced run takes twice as long", |r| match r.has(&["--trace", "--trace-output"]) {
+        true => slowed(r, 2),
+        false => r.run(),
+    }),
     evil("ignores-trace", "drops --trace and its kin", |r| {
         r.without(&["--trace", "--trace-verbose"], 0).without(&["--trace-output", "--trace-steps"], 1).run()
     }),

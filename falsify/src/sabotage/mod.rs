@@ -15,18 +15,22 @@ pub mod evil_input;
 pub mod evil_prompt;
 pub mod evil_sampler;
 pub mod evil_server;
+pub mod evil_sources;
 pub mod evil_speed;
 pub mod evil_template;
 pub mod evil_trace;
 pub mod mutated_golden;
 pub mod mutated_sources;
+pub mod mutated_verdicts;
 pub mod rewrite;
 pub mod rewrite_cpu;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::subject::{Rewrite, Spoil, Subject};
+use crate::suite::Record;
 
 /// A way to break a subject.
 pub struct Saboteur {
@@ -58,6 +62,8 @@ pub enum Means {
     MutatedGolden(fn(&Path) -> io::Result<()>),
     /// The source tree is a copy that was changed. Use [`edit`].
     MutatedSources(fn(&Path) -> io::Result<()>),
+    /// The verdicts of the other rows are changed.
+    MutatedVerdicts(fn(&mut Vec<Record>)),
 }
 
 impl Means {
@@ -71,6 +77,7 @@ impl Means {
             Means::EvilInput(_) | Means::EvilForge(_) => "evil-input",
             Means::MutatedGolden(_) => "mutated-golden",
             Means::MutatedSources(_) => "mutated-sources",
+            Means::MutatedVerdicts(_) => "mutated-verdicts",
         }
     }
 }
@@ -88,11 +95,13 @@ pub static ALL: &[&[Saboteur]] = &[
     evil_prompt::ALL,
     evil_sampler::ALL,
     evil_server::ALL,
+    evil_sources::ALL,
     evil_speed::ALL,
     evil_template::ALL,
     evil_trace::ALL,
     mutated_golden::ALL,
     mutated_sources::ALL,
+    mutated_verdicts::ALL,
     rewrite::ALL,
     rewrite_cpu::ALL,
 ];
@@ -130,6 +139,11 @@ impl Saboteur {
                 let copy = mirror_sources(root, healthy.scratch_root(), self.name)?;
                 change(&copy)?;
                 s.sources = Some(copy);
+            }
+            Means::MutatedVerdicts(change) => {
+                let mut verdicts = healthy.verdicts.as_deref().cloned().unwrap_or_default();
+                change(&mut verdicts);
+                s.verdicts = Some(Arc::new(verdicts));
             }
         }
         Ok(s)

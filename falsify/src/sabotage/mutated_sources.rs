@@ -27,6 +27,19 @@ pub static ALL: &[Saboteur] = &[
         "templates, tokenizers and formats are read by a copy in the command line too",
         duplicate_planted,
     ),
+    sources("lock-out-of-date", "the lock file lacks a package that a manifest asks for", |root| {
+        edit(&root.join("apr/Cargo.toml"), |text| {
+            replace(text, "engine.workspace = true", "engine.workspace = true\nhalf.workspace = true");
+        })
+    }),
+    sources("ci-skips-a-crate", "the checks leave the engine out", |root| {
+        edit(&root.join("scripts/check"), |text| {
+            replace(text, "cargo test --workspace", "cargo test --workspace --exclude engine");
+        })
+    }),
+    sources("docs-dropped", "a public item without a word about it", |root| {
+        append(&root.join("engine/compute/src/error.rs"), "\npub fn undocumented() {}\n")
+    }),
     sources("versions-split", "one crate asks for a version of its own", |root| {
         edit(&root.join("apr/Cargo.toml"), |text| {
             replace(text, "serde_json.workspace = true", "serde_json = \"=1.0.100\"");

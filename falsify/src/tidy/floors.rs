@@ -27,11 +27,14 @@ const MODULES: &[(&str, u8)] = &[
     ("convert", 3),
     ("guard", 3),
     ("sample", 3),
+    ("speculate", 3),
     ("scheduler", 3),
     ("session", 3),
     ("api", 4),
+    ("bench", 4),
     ("chat", 4),
     ("check", 4),
+    ("doctor", 4),
     ("serve", 4),
     ("term", 4),
     ("trace", 4),
@@ -99,6 +102,7 @@ const ROOTS: &[&str] = &[
 
 /// The only files that may say `unsafe`, and why; a slash at the end means the whole folder.
 const UNSAFE_FILES: &[(&str, &str)] = &[
+    ("engine/compute/src/heap.rs", "the allocator: it says when there is no memory left"),
     ("engine/compute/src/map.rs", "mmap: the file may change under the mapping"),
     ("engine/compute/src/quant/", "each format unpacks its blocks with the instructions of a Simd token"),
     ("engine/compute/src/cpu/simd/", "intrinsics"),

@@ -200,7 +200,7 @@ mod tests {
         assert!(says(one_check, &t, &id, "wants one fn"));
         assert!(says(one_check, &t, "falsify/src/checks/gguf.rs", "f_gguf_999 is of no live row"));
         assert!(says(one_check, &t, "F-", "is in CHECKS twice, or is no live row"));
-        let (t, id) = with(&[], |r| r.id = "F-GPU-119".into());
+        let (t, id) = with(&[], |r| r.id = "F-CPU-109".into());
         assert!(says(one_check, &t, &id, "is not in its file's CHECKS"));
         let (t, id) = with(&[("apr/src/main.rs", "")], |r| r.code = vec!["apr/src".into(), "apr/gone.rs".into()]);
         assert!(says(code, &t, &id, "apr/gone.rs does not exist") && code(&t).len() == 1);

@@ -124,7 +124,7 @@ impl Acts {
     /// Quantises one column from the bound source.
     ///
     /// # Safety
-    /// Each column is given to one worker, and a barrier comes before the product.
+    /// Each column is given to one worker, and the product is a later phase.
     pub(super) unsafe fn quantise(&self, isa: Isa, column: usize) {
         assert!(column < self.columns && self.cols.is_multiple_of(BLOCK));
         assert!(self.scales.len() >= self.columns * (self.cols / BLOCK));
@@ -153,22 +153,15 @@ impl Kernel for Quantise<'_> {
             // SAFETY: `at` is below columns * blocks, for which there is room; this worker alone has this column.
             unsafe {
                 let (lo, hi) = (S::load(x.as_ptr()), S::load(x.as_ptr().add(LANES)));
-                // `max` takes its second argument when the first is NaN, so a NaN is looked for apart.
-                let amax = S::max_lane(S::max(S::abs(lo), S::abs(hi)));
-                let finite = x.iter().fold(true, |ok, v| ok & v.is_finite());
-                let scale = if finite { amax / 127.0 } else { f32::NAN };
-                let inverse = if finite && amax > 0.0 { 127.0 / amax } else { 0.0 };
+                let finite = S::finite(lo) & S::finite(hi);
+                let amax = if finite { S::max_lane(S::max(S::abs(lo), S::abs(hi))) } else { f32::NAN };
+                let scale = amax / 127.0;
+                let inverse = if amax > 0.0 { 127.0 / amax } else { 0.0 };
                 let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-                let mut q = [0f32; BLOCK];
-                S::store(q.as_mut_ptr(), S::round(S::mul(lo, S::splat(inverse))));
-                S::store(q.as_mut_ptr().add(LANES), S::round(S::mul(hi, S::splat(inverse))));
                 let quants = a.quants.at(at * BLOCK);
-                let mut sums = [0i32; 2];
-                for (i, &v) in q.iter().enumerate() {
-                    let v = v as i32;
-                    sums[i / LANES] += v;
-                    *quants.add(i) = v as i8;
-                }
+                // A broken value times 0 is no number yet: zeros stand for the quants, the scale poisons the product.
+                let quantised = |x| if finite { S::round(S::mul(x, S::splat(inverse))) } else { S::splat(0.0) };
+                let sums = [S::store_i8(quants, quantised(lo)), S::store_i8(quants.add(LANES), quantised(hi))];
                 *a.scales.at(at) = scale;
                 *a.scaled_sums.at(at) = scale * (sums[0] + sums[1]) as f32;
                 *a.sums.at(at) = sums;

@@ -154,7 +154,10 @@ impl Block {
         unsafe {
             let mut s = [[S::splat(0.0); QUARTERS]; N];
             for d in 0..self.head_dim {
-                let k: [S::F; QUARTERS] = std::array::from_fn(|j| S::load_f16(self.k.add(d * KV_BLOCK + j * LANES)));
+                let mut k = [S::splat(0.0); QUARTERS];
+                for (j, k) in k.iter_mut().enumerate() {
+                    *k = S::load_f16(self.k.add(d * KV_BLOCK + j * LANES));
+                }
                 for i in 0..N {
                     let q = S::splat(*queries[i].q.add(d));
                     for j in 0..QUARTERS {
@@ -263,10 +266,17 @@ impl Block {
         // SAFETY: positions are below 64 and elements below `dim`.
         unsafe {
             let at = |i: usize, w: usize| i * self.dim + d + w * LANES;
-            let mut acc: [[S::F; W]; N] =
-                std::array::from_fn(|i| std::array::from_fn(|w| S::load(outs.as_ptr().add(at(i, w)))));
+            let mut acc = [[S::splat(0.0); W]; N];
+            for i in 0..N {
+                for w in 0..W {
+                    acc[i][w] = S::load(outs.as_ptr().add(at(i, w)));
+                }
+            }
             for j in from..to {
-                let v: [S::F; W] = std::array::from_fn(|w| S::load_f16(self.v.add(j * self.dim + d + w * LANES)));
+                let mut v = [S::splat(0.0); W];
+                for (w, v) in v.iter_mut().enumerate() {
+                    *v = S::load_f16(self.v.add(j * self.dim + d + w * LANES));
+                }
                 for i in 0..N {
                     let p = S::splat(*p.get_unchecked(i * KV_BLOCK + j));
                     for w in 0..W {

@@ -3,6 +3,8 @@
 use super::simd::scalar::Scalar;
 use super::simd::{Kernel, Simd};
 
+#[cfg(target_arch = "aarch64")]
+use super::simd::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{avx2::Avx2, avx512::Avx512};
 
@@ -18,6 +20,8 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -25,8 +29,13 @@ impl Isa {
     pub const SCALAR: Isa = Isa(Level::Scalar); //= F-CPU-094
 
     /// Names that [`Isa::from_name`] knows on this architecture, fastest first.
-    pub const NAMES: &'static [&'static str] =
-        if cfg!(target_arch = "x86_64") { &["avx512", "avx2", "scalar"] } else { &["scalar"] };
+    pub const NAMES: &'static [&'static str] = if cfg!(target_arch = "x86_64") {
+        &["avx512", "avx2", "scalar"]
+    } else if cfg!(target_arch = "aarch64") {
+        &["neon", "scalar"]
+    } else {
+        &["scalar"]
+    };
 
     /// The fastest that this processor has.
     pub fn detect() -> Isa {
@@ -58,11 +67,13 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni");
                 has.then_some(Isa(Level::Avx512)) //= F-CPU-092
             }
+            #[cfg(target_arch = "aarch64")]
+            "neon" => Some(Isa(Level::Neon)), //= F-CPU-093
             _ => None,
         }
     }
 
-    /// `avx512`, `avx2` or `scalar`.
+    /// One of [`Isa::NAMES`].
     pub fn name(self) -> &'static str {
         match self.0 {
             Level::Scalar => Scalar::NAME,
@@ -70,6 +81,8 @@ impl Isa {
             Level::Avx2 => Avx2::NAME,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => Avx512::NAME,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => Neon::NAME,
         }
     }
 
@@ -81,6 +94,8 @@ impl Isa {
             Level::Avx2 => Avx2::COLUMNS,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => Avx512::COLUMNS,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => Neon::COLUMNS,
         }
     }
 
@@ -95,8 +110,22 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: likewise for `avx512`.
             Level::Avx512 => unsafe { avx512(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => kernel.run::<Neon>(), // part of the base architecture
         }
     }
+}
+
+/// Asks for bytes to be brought into the second-level cache.
+#[inline]
+pub fn fetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        // SAFETY: a hint; it changes no value and cannot fault, and every x86-64 processor has it.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -95,7 +95,7 @@ impl KvCache {
     /// Writes one row's K and V, `[heads * head_dim]` each, at slot `slot` of a block.
     ///
     /// # Safety
-    /// No other worker touches this slot of this layer until the next barrier.
+    /// No other worker touches this slot of this layer until the phase ends.
     //= F-CPU-102
     pub unsafe fn append(&self, layer: usize, block: u32, slot: usize, k: &[f32], v: &[f32]) {
         assert!(slot < KV_BLOCK);

@@ -2,8 +2,8 @@
 //!
 //! `prepare` repacks the matrices ([`tile`]) and turns the program into phases: runs of operations that work on one
 //! row at a time become one phase (norm, rope, cache append, gate, quantisation of the next product's input), and
-//! matrix products over the same input become one phase (q, k and v; gate and up). A barrier stands between phases.
-//! Any valid program runs: fusion only groups what stands side by side.
+//! matrix products over the same input become one phase (q, k and v; gate and up). A phase begins when all units of the
+//! one before are done ([`share`]). Any valid program runs: fusion only groups what stands side by side.
 
 pub mod acts;
 pub mod attend;
@@ -14,6 +14,7 @@ pub mod planes;
 pub mod pool;
 pub mod product;
 pub mod rows;
+mod share;
 pub mod shared;
 pub mod simd;
 #[cfg(test)]
@@ -22,7 +23,6 @@ pub mod tile;
 
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::{Backend, Batch, Counters, Interest, Output, RowOutput, Runner, Tap, Want, top_k};
 use crate::error::Result;
@@ -33,6 +33,7 @@ use kv::KvCache;
 use phase::{Phase, Work};
 use pool::{Pool, Worker};
 use product::{Matrix, repack};
+use share::Share;
 use shared::SharedMatrix;
 
 /// The backend.
@@ -84,8 +85,8 @@ struct Shared {
 struct CpuRunner {
     pool: Pool,
     phases: Vec<Phase>,
-    /// One per phase: the next unit of work to hand out.
-    next: Vec<AtomicUsize>,
+    /// One per phase: who does which units.
+    shares: Vec<Share>,
     shared: Shared,
     counters: Counters,
 }
@@ -134,8 +135,8 @@ impl CpuRunner {
             vectors,
             ropes,
         };
-        let next = phases.iter().map(|_| AtomicUsize::new(0)).collect();
-        Ok(CpuRunner { pool, phases, next, shared, counters: Counters { weight_bytes, ..Counters::default() } })
+        let shares = phases.iter().map(|_| Share::new(pool.count())).collect();
+        Ok(CpuRunner { pool, phases, shares, shared, counters: Counters { weight_bytes, ..Counters::default() } })
     }
 }
 
@@ -162,23 +163,25 @@ fn vectors(program: &Program) -> Vec<Option<Vec<f32>>> {
 }
 
 impl Runner for CpuRunner {
+    //= F-CPU-098 F-CPU-099 F-CPU-100
     fn step(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
         batch.validate(&self.shared.program, self.shared.kv.blocks())?;
         //= F-CPU-106
         self.shared.begin(batch);
-        for counter in &mut self.next {
-            *counter.get_mut() = 0;
+        for (share, phase) in self.shares.iter_mut().zip(&self.phases) {
+            share.reset(self.shared.units(&phase.work, batch));
         }
         let mut start = 0;
         while start < self.phases.len() {
             // Without taps this is the whole program in one go.
             let tapped = self.phases[start..].iter().position(|p| !p.taps.is_empty());
             let end = tapped.map_or(self.phases.len(), |n| start + n + 1);
-            let (phases, next, shared) = (&self.phases, &self.next, &self.shared);
+            let (phases, shares, shared) = (&self.phases[..end], &self.shares[..end], &self.shared);
             self.pool.run(&|worker| {
+                let mut early = Early::new(batch);
                 for i in start..end {
-                    shared.execute(&phases[i].work, batch, worker, &next[i]);
-                    worker.barrier();
+                    let unit = |units| shared.execute(&phases[i].work, batch, worker, units);
+                    shares[i].run(worker, unit, || early.step(shared, phases, shares, worker, i));
                 }
             });
             for t in &self.phases[end - 1].taps {
@@ -279,62 +282,65 @@ impl Shared {
         }
     }
 
-    fn execute(&self, work: &Work, batch: &Batch<'_>, worker: &Worker<'_>, next: &AtomicUsize) {
+    /// Units of work in a phase.
+    fn units(&self, work: &Work, batch: &Batch<'_>) -> usize {
+        match work {
+            Work::Rows(_) => batch.rows.len(),
+            Work::Product { parts, .. } => parts.iter().map(|p| self.matrix(p.weight).tiles()).sum(),
+            Work::Attend { layer, .. } => self.groups.len() * self.program.kv[*layer].heads,
+            Work::Gather { .. } | Work::Scale { .. } => self.wanted.len(),
+            Work::Logits { .. } if self.wanted.is_empty() => 0,
+            Work::Logits { weight } => self.matrix(*weight).tiles(),
+        }
+    }
+
+    /// Does some units of a phase.
+    fn execute(&self, work: &Work, batch: &Batch<'_>, worker: Worker, units: Range<usize>) {
         match work {
             Work::Rows(ops) => {
-                for row in worker.share(batch.rows.len()) {
+                for row in units {
                     for op in ops {
-                        // SAFETY: rows are shared out, so this worker alone has row `row` until the barrier.
+                        // SAFETY: rows are shared out, so this worker alone has row `row` until the phase ends.
                         unsafe { self.row_op(op, batch, row) };
                     }
                 }
             }
             Work::Product { src, parts } => {
-                let acts = &self.acts[*src];
-                for (part, tiles) in Units::new(parts.iter().map(|p| self.matrix(p.weight).tiles()), worker, next) {
-                    let p = &parts[part];
-                    let bias = p.bias.and_then(|b| self.vectors[b.0 as usize].as_deref());
-                    self.multiply(p.weight, acts, bias, &self.buffers[p.dst], tiles);
+                let mut first = 0;
+                for p in parts {
+                    let count = self.matrix(p.weight).tiles();
+                    let tiles = units.start.max(first)..units.end.min(first + count);
+                    if !tiles.is_empty() {
+                        let bias = p.bias.and_then(|b| self.vectors[b.0 as usize].as_deref());
+                        let tiles = tiles.start - first..tiles.end - first;
+                        self.multiply(p.weight, &self.acts[*src], bias, &self.buffers[p.dst], tiles);
+                    }
+                    first += count;
                 }
             }
-            Work::Attend { op, .. } => {
-                let Op::Attend { layer, .. } = op else { return };
+            Work::Attend { op, layer } => {
                 let heads = self.program.kv[*layer].heads;
-                let units = self.groups.len() * heads;
-                loop {
-                    let unit = next.fetch_add(1, Ordering::Relaxed);
-                    if unit >= units {
-                        break;
-                    }
+                for unit in units {
                     self.attend(op, batch, self.groups[unit / heads].clone(), unit % heads, worker);
                 }
             }
-            Work::Logits { src, weight, scale } => self.head(*src, *weight, *scale, worker, next),
-        }
-    }
-
-    /// The LM head over the rows that want it.
-    fn head(&self, src: usize, weight: WeightId, scale: f32, worker: &Worker<'_>, next: &AtomicUsize) {
-        for i in worker.share(self.wanted.len()) {
-            // SAFETY: row i of `head` is this worker's; the source was written before the last barrier.
-            unsafe {
-                self.head.row_mut(i).copy_from_slice(self.buffers[src].row(self.wanted[i]));
-                if self.matrix(weight).is_packed() {
-                    self.head_acts.quantise(self.isa, i);
+            Work::Gather { src, weight } => {
+                for i in units {
+                    // SAFETY: row i of `head` is this worker's; the source was written in an earlier phase.
+                    unsafe {
+                        self.head.row_mut(i).copy_from_slice(self.buffers[*src].row(self.wanted[i]));
+                        if self.matrix(*weight).is_packed() {
+                            self.head_acts.quantise(self.isa, i);
+                        }
+                    }
                 }
             }
-        }
-        worker.barrier();
-        if !self.wanted.is_empty() {
-            for (_, tiles) in Units::new(std::iter::once(self.matrix(weight).tiles()), worker, next) {
-                self.multiply(weight, &self.head_acts, None, &self.logits, tiles);
-            }
-        }
-        if scale != 1.0 {
-            worker.barrier();
-            for i in worker.share(self.wanted.len()) {
-                // SAFETY: all products are done; row i is this worker's.
-                unsafe { self.logits.row_mut(i) }.iter_mut().for_each(|x| *x *= scale);
+            Work::Logits { weight } => self.multiply(*weight, &self.head_acts, None, &self.logits, units),
+            Work::Scale { by } => {
+                for i in units {
+                    // SAFETY: all products are done; row i is this worker's.
+                    unsafe { self.logits.row_mut(i) }.iter_mut().for_each(|x| *x *= by);
+                }
             }
         }
     }
@@ -387,36 +393,59 @@ impl Shared {
     }
 }
 
-/// Hands out runs of tiles over several matrices, from one counter.
-struct Units<'a, I> {
-    tiles: Vec<usize>,
-    unit: usize,
-    next: &'a AtomicUsize,
-    marker: std::marker::PhantomData<I>,
+/// Weights of a product to come, fetched into the cache while a worker waits for others: one row of activations is
+/// little work between products, and the memory would lie idle.
+struct Early {
+    on: bool,
+    /// The phase whose weights are being fetched, and bytes of this worker's part that are.
+    phase: usize,
+    fetched: usize,
 }
 
-impl<'a, I: Iterator<Item = usize>> Units<'a, I> {
-    fn new(tiles: I, worker: &Worker<'_>, next: &'a AtomicUsize) -> Self {
-        let tiles: Vec<usize> = tiles.collect();
-        let total: usize = tiles.iter().sum();
-        // A few units for each worker, so that one that is held up does not hold up all.
-        let unit = (total / (worker.count * 4)).max(1);
-        Units { tiles, unit, next, marker: std::marker::PhantomData }
+impl Early {
+    /// Bytes fetched for one product: a part of a core's second-level cache.
+    const MOST: usize = 256 << 10;
+    /// Bytes fetched between two looks at the phase.
+    const STRIDE: usize = 256;
+
+    fn new(batch: &Batch<'_>) -> Early {
+        // Many rows keep the memory waiting, not the other way round.
+        Early { on: batch.rows.len() <= 4, phase: 0, fetched: 0 }
     }
-}
 
-impl<I> Iterator for Units<'_, I> {
-    type Item = (usize, Range<usize>);
-
-    fn next(&mut self) -> Option<(usize, Range<usize>)> {
-        let mut n = self.next.fetch_add(1, Ordering::Relaxed);
-        for (i, &tiles) in self.tiles.iter().enumerate() {
-            let units = tiles.div_ceil(self.unit);
-            if n < units {
-                return Some((i, n * self.unit..((n + 1) * self.unit).min(tiles)));
-            }
-            n -= units;
+    /// Fetches a little of what this worker will read first in the next product after phase `now`.
+    fn step(&mut self, shared: &Shared, phases: &[Phase], shares: &[Share], worker: Worker, now: usize) {
+        if !self.on {
+            return;
         }
-        None
+        if self.phase <= now {
+            let product = |p: &Phase| matches!(p.work, Work::Product { .. } | Work::Logits { .. });
+            let Some(next) = phases[now + 1..].iter().position(product) else { return };
+            (self.phase, self.fetched) = (now + 1 + next, 0);
+        }
+        let first = shares[self.phase].part(worker.index).start;
+        let (matrix, tile) = match &phases[self.phase].work {
+            Work::Product { parts, .. } => {
+                let mut tile = first;
+                let mut of = parts.iter().map(|p| shared.matrix(p.weight));
+                let Some(m) = of.find(|m| {
+                    let here = tile < m.tiles();
+                    tile -= if here { 0 } else { m.tiles() };
+                    here
+                }) else {
+                    return;
+                };
+                (m, tile)
+            }
+            Work::Logits { weight } => (shared.matrix(*weight), first),
+            _ => return,
+        };
+        let bytes = matrix.bytes();
+        let from = tile * (bytes.len() / matrix.tiles()) + self.fetched;
+        if self.fetched < Early::MOST && from < bytes.len() {
+            let to = (from + Early::STRIDE).min(bytes.len());
+            isa::fetch(&bytes[from..to]);
+            self.fetched += Early::STRIDE;
+        }
     }
 }

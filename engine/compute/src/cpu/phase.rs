@@ -1,11 +1,11 @@
-//! The plan of a program on the CPU: phases with barriers between them, and the row-by-row operations.
+//! The plan of a program on the CPU: phases, each begun when the one before is done, and the row-by-row operations.
 
 use super::rows::{Gate, Norm};
 use super::{Shared, acts, attend};
 use crate::backend::{Batch, Interest};
 use crate::program::{Act, BufferId, NormKind, Op, Program, RopeLayout, RopeTable, Tag, WeightId};
 
-/// Something all workers do together, up to the next barrier.
+/// Something all workers do together. The next one begins when all of it is done.
 pub(super) struct Phase {
     pub work: Work,
     /// What a tap is shown afterwards.
@@ -26,9 +26,13 @@ pub(super) enum Work {
     /// Products over one input; tiles are shared out.
     Product { src: usize, parts: Vec<Part> },
     /// Attention; (rows, K/V head) pairs are shared out.
-    Attend { op: Op },
-    /// The LM head.
-    Logits { src: usize, weight: WeightId, scale: f32 },
+    Attend { op: Op, layer: usize },
+    /// The rows that want logits, gathered for the product with `weight`.
+    Gather { src: usize, weight: WeightId },
+    /// The LM head over the gathered rows; tiles are shared out.
+    Logits { weight: WeightId },
+    /// Logits times a number.
+    Scale { by: f32 },
 }
 
 /// One product of a [`Work::Product`].
@@ -121,12 +125,13 @@ pub(super) fn plan(
             Op::Attend { k, v, layer, .. } => {
                 rows.push(RowOp::Append { layer: *layer, k: id(*k), v: id(*v) });
                 flush(&mut rows, &mut phases);
-                phases.push(Phase { work: Work::Attend { op: step.op.clone() }, taps: Vec::new() });
+                phases.push(Phase { work: Work::Attend { op: step.op.clone(), layer: *layer }, taps: Vec::new() });
             }
             Op::Logits { src, weight, scale } => {
                 flush(&mut rows, &mut phases);
-                let work = Work::Logits { src: id(*src), weight: *weight, scale: *scale };
-                phases.push(Phase { work, taps: Vec::new() });
+                let scale = (*scale != 1.0).then_some(Work::Scale { by: *scale });
+                let head = [Work::Gather { src: id(*src), weight: *weight }, Work::Logits { weight: *weight }];
+                phases.extend(head.into_iter().chain(scale).map(|work| Phase { work, taps: Vec::new() }));
             }
             Op::Embed { table, dst, scale } => rows.push(RowOp::Embed { table: *table, dst: id(*dst), scale: *scale }),
             Op::Norm { kind, src, dst, weight, bias, eps, per_head, .. } => rows.push(RowOp::Norm {
@@ -164,7 +169,7 @@ impl Shared {
     /// Runs one operation on one row.
     ///
     /// # Safety
-    /// Until the next barrier no other worker touches row `row` of any buffer, its activations or its cache slot.
+    /// Until the phase ends no other worker touches row `row` of any buffer, its activations or its cache slot.
     pub(super) unsafe fn row_op(&self, op: &RowOp, batch: &Batch<'_>, row: usize) {
         let buf = &self.buffers;
         // SAFETY: (for the whole body) the caller gave this row to this worker alone; where two rows are held at once
@@ -233,7 +238,7 @@ impl Shared {
         batch: &Batch<'_>,
         rows: std::ops::Range<usize>,
         kv_head: usize,
-        worker: &super::Worker<'_>,
+        worker: super::Worker,
     ) {
         let Op::Attend { q, dst, layer, heads, scale, softcap, .. } = op else { return };
         let kv = self.program.kv[*layer];
@@ -243,7 +248,7 @@ impl Shared {
         for r in rows {
             let (from, to) = batch.visible(op, r);
             for h in kv_head * per_kv..(kv_head + 1) * per_kv {
-                // SAFETY: q was written before the last barrier; this head of this row of the output belongs to this
+                // SAFETY: q was written in an earlier phase; this head of this row of the output belongs to this
                 // unit alone.
                 let (q, out) = unsafe {
                     let at = h * kv.head_dim;

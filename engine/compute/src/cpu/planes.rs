@@ -75,12 +75,15 @@ pub mod bits {
     /// # Safety
     /// Inside `Isa::run`; `p` points to the plane.
     #[inline(always)]
-    pub unsafe fn or<S: Simd>(p: *const u8, bit: u32, w: [S::B; 8]) -> [S::B; 8] {
+    pub unsafe fn or<S: Simd>(p: *const u8, bit: u32, mut w: [S::B; 8]) -> [S::B; 8] {
         // SAFETY: the plane has 64 bytes.
         unsafe {
             let b = S::bytes(p);
-            std::array::from_fn(|g| S::b_or_where(w[g], b, 1 << g, 1 << bit))
+            for (g, w) in w.iter_mut().enumerate() {
+                *w = S::b_or_where(*w, b, 1 << g, 1 << bit);
+            }
         }
+        w
     }
 }
 
@@ -169,6 +172,12 @@ pub mod bytes {
     #[inline(always)]
     pub unsafe fn unpack<S: Simd>(p: *const u8) -> [S::B; 8] {
         // SAFETY: the plane has 8 times 64 bytes.
-        unsafe { std::array::from_fn(|g| S::bytes(p.add(64 * g))) }
+        unsafe {
+            let mut w = [S::b_splat(0); 8];
+            for (g, w) in w.iter_mut().enumerate() {
+                *w = S::bytes(p.add(64 * g));
+            }
+            w
+        }
     }
 }

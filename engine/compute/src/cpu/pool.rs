@@ -1,22 +1,23 @@
-//! The thread pool: every worker runs the same closure; barriers stand inside it.
+//! The thread pool: every worker runs the same closure, which shares work out as it goes (see [`super::share`]).
 //!
-//! A token of a small model has some two hundred barriers, so workers spin for a while before they give the processor
-//! away, and park when there has been nothing to do for longer. The calling thread is worker 0.
+//! Nobody is waited for who has not begun: a helper whose processor was taken away joins late or not at all, and the
+//! others do its part. The calling thread is worker 0. Helpers look for work for a while and then park.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::heap;
 
-/// Spins at a barrier before yielding: about 20 microseconds.
+/// Looks at a flag before the processor is given away: about 20 microseconds.
 const SPINS: u32 = 4000;
 /// How long an idle worker looks for work before it parks.
 const IDLE: Duration = Duration::from_micros(200);
 
-type Task<'a> = dyn Fn(&Worker<'_>) + Sync + 'a;
+type Task<'a> = dyn Fn(Worker) + Sync + 'a;
 
 /// A fixed number of threads that run closures together.
 pub struct Pool {
@@ -25,58 +26,38 @@ pub struct Pool {
 }
 
 struct Shared {
-    count: usize,
-    /// Points to the caller's `&Task` while a run is on, else null.
+    /// Points to the caller's `&Task` while the gate is open.
     task: AtomicPtr<&'static Task<'static>>,
     /// Goes up by one with each run.
     epoch: AtomicUsize,
-    /// Helpers that have not finished the current run.
-    busy: AtomicUsize,
+    /// Bit 0: a run is on and may be joined. Above it: how many helpers are inside.
+    gate: AtomicUsize,
     stop: AtomicBool,
-    barrier: Barrier,
 }
 
+const OPEN: usize = 1;
+const INSIDE: usize = 2;
+
 /// Who a closure runs as.
-pub struct Worker<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Worker {
     /// From 0; 0 is the thread that called [`Pool::run`].
     pub index: usize,
     /// Workers in all.
     pub count: usize,
-    barrier: &'a Barrier,
 }
 
-impl Worker<'_> {
-    /// Waits for all workers. What any wrote before is seen by all after.
-    pub fn barrier(&self) {
-        if self.count > 1 {
-            self.barrier.wait(self.count);
-        }
-    }
-
-    /// This worker's share of `n` items: contiguous, in order, sizes differing by at most one.
-    pub fn share(&self, n: usize) -> std::ops::Range<usize> {
-        n * self.index / self.count..n * (self.index + 1) / self.count
-    }
-}
-
-#[derive(Default)]
-struct Barrier {
-    arrived: AtomicUsize,
-    generation: AtomicUsize,
-}
-
-impl Barrier {
-    fn wait(&self, count: usize) {
-        let generation = self.generation.load(Ordering::Relaxed);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == count {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.generation.store(generation.wrapping_add(1), Ordering::Release);
-            return;
-        }
-        let mut spins = 0;
-        while self.generation.load(Ordering::Acquire) == generation {
-            spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+/// Looks until `done` says so, doing `meanwhile` between looks; after a while the processor is given away.
+#[inline]
+pub fn wait(done: impl Fn() -> bool, mut meanwhile: impl FnMut()) {
+    let mut spins = 0;
+    while !done() {
+        spins += 1;
+        if spins < SPINS {
+            meanwhile();
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
         }
     }
 }
@@ -86,20 +67,18 @@ impl Pool {
     pub fn new(count: usize) -> Result<Pool> {
         let count = count.max(1);
         let shared = Arc::new(Shared {
-            count,
             task: AtomicPtr::new(std::ptr::null_mut()),
             epoch: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            gate: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
-            barrier: Barrier::default(),
         });
         let mut threads = Vec::new();
         for index in 1..count {
             let shared = shared.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("apr-{index}"))
-                .spawn(move || helper(&shared, index))
-                .map_err(|e| Error::Io(format!("cannot start thread {index} of {count}: {e}")))?;
+                .spawn(move || helper(&shared, Worker { index, count }))
+                .map_err(|e| heap::no_thread(&e))?;
             threads.push(thread);
         }
         Ok(Pool { shared, threads })
@@ -107,37 +86,31 @@ impl Pool {
 
     /// Workers.
     pub fn count(&self) -> usize {
-        self.shared.count
+        self.threads.len() + 1
     }
 
-    /// Runs `task` once on every worker and returns when all have finished. A panic in any of them ends the process:
-    /// the others may be waiting at a barrier for it.
+    /// Runs `task` on the calling thread and on every helper that comes in time, and returns when all of these are
+    /// out again. So the task must be done when worker 0 has run it, whoever else did. A panic in any of them ends the
+    /// process: the others may be waiting for what it was doing.
     pub fn run(&mut self, task: &Task<'_>) {
-        let worker = |index| Worker { index, count: self.shared.count, barrier: &self.shared.barrier };
+        let caller = Worker { index: 0, count: self.count() };
         if self.threads.is_empty() {
-            return task(&worker(0));
+            return task(caller);
         }
         let mut task_ref: &Task<'_> = task;
         let pointer: *mut &Task<'_> = &raw mut task_ref;
-        self.shared.busy.store(self.threads.len(), Ordering::Relaxed);
-        // The lifetimes are erased here; `run` does not return before every helper is done with the pointer.
+        // The lifetimes are erased here; `run` does not return before the gate is shut and nobody is inside.
         self.shared.task.store(pointer.cast(), Ordering::Relaxed);
+        self.shared.gate.fetch_or(OPEN, Ordering::Release);
         self.shared.epoch.fetch_add(1, Ordering::Release);
         for t in &self.threads {
-            unpark(t.thread());
+            t.thread().unpark();
         }
-        or_abort(|| task(&worker(0)));
-        let mut spins = 0;
-        while self.shared.busy.load(Ordering::Acquire) != 0 {
-            spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
+        or_abort(|| task(caller));
+        self.shared.gate.fetch_and(!OPEN, Ordering::AcqRel);
+        wait(|| self.shared.gate.load(Ordering::Acquire) == 0, || ());
         self.shared.task.store(std::ptr::null_mut(), Ordering::Relaxed);
     }
-}
-
-fn unpark(thread: &Thread) {
-    thread.unpark();
 }
 
 fn or_abort(f: impl FnOnce()) {
@@ -146,7 +119,7 @@ fn or_abort(f: impl FnOnce()) {
     }
 }
 
-fn helper(shared: &Shared, index: usize) {
+fn helper(shared: &Shared, worker: Worker) {
     let mut seen = 0;
     loop {
         let mut idle_since = Instant::now();
@@ -163,13 +136,18 @@ fn helper(shared: &Shared, index: usize) {
             }
             std::hint::spin_loop();
         }
-        seen = seen.wrapping_add(1);
-        let worker = Worker { index, count: shared.count, barrier: &shared.barrier };
-        let task = shared.task.load(Ordering::Relaxed);
-        // SAFETY: the epoch was raised after the pointer was stored, and `run` keeps what it points to alive until
-        // `busy` is 0, which this thread lowers only when it is done.
-        or_abort(|| unsafe { (*task)(&worker) });
-        shared.busy.fetch_sub(1, Ordering::Release);
+        if shared.gate.fetch_add(INSIDE, Ordering::Acquire) & OPEN != 0 {
+            // Inside an open gate no new run can begin, so this is the epoch of the task that is about to be run.
+            seen = shared.epoch.load(Ordering::Acquire);
+            let task = shared.task.load(Ordering::Relaxed);
+            // SAFETY: the gate was opened after the pointer was stored, and `run` keeps what it points to alive until
+            // everyone inside is out.
+            or_abort(|| unsafe { (*task)(worker) });
+        } else {
+            // Too late for that run. One that begins from here on raises the epoch again.
+            seen = seen.wrapping_add(1);
+        }
+        shared.gate.fetch_sub(INSIDE, Ordering::Release);
     }
 }
 
@@ -188,35 +166,32 @@ impl Drop for Pool {
 mod tests {
     use super::*;
 
+    /// Whoever joins, the task has been run by worker 0 when `run` returns, and by nobody afterwards.
     #[test]
-    fn every_worker_runs_and_barriers_order_them() {
+    fn nobody_is_inside_after_a_run() {
         for count in [1, 2, 3, 7] {
             let mut pool = Pool::new(count).unwrap();
-            for _ in 0..200 {
-                let slots: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
-                let wrong = AtomicUsize::new(0);
-                pool.run(&|w| {
-                    slots[w.index].fetch_add(1, Ordering::Relaxed);
-                    w.barrier();
-                    let sum: usize = slots.iter().map(|s| s.load(Ordering::Relaxed)).sum();
-                    if sum != count {
-                        wrong.fetch_add(1, Ordering::Relaxed);
-                    }
+            for turn in 0..300 {
+                let (inside, runs) = (AtomicUsize::new(0), AtomicUsize::new(0));
+                pool.run(&|worker| {
+                    assert_eq!(worker.count, count);
+                    inside.fetch_add(1, Ordering::SeqCst);
+                    runs.fetch_add(usize::from(worker.index == 0), Ordering::SeqCst);
+                    inside.fetch_sub(1, Ordering::SeqCst);
                 });
-                assert_eq!(wrong.load(Ordering::Relaxed), 0);
+                assert_eq!((inside.into_inner(), runs.into_inner()), (0, 1));
+                if turn % 100 == 0 {
+                    std::thread::sleep(IDLE * 2);
+                }
             }
         }
     }
 
+    /// A run in which worker 0 does nothing ends although every helper is asleep.
     #[test]
-    fn shares_cover_everything_once() {
-        let barrier = Barrier::default();
-        for count in 1..9 {
-            for n in 0..30 {
-                let all: Vec<usize> =
-                    (0..count).flat_map(|index| Worker { index, count, barrier: &barrier }.share(n)).collect();
-                assert_eq!(all, (0..n).collect::<Vec<_>>());
-            }
-        }
+    fn a_run_waits_for_nobody_who_has_not_begun() {
+        let mut pool = Pool::new(2).unwrap();
+        std::thread::sleep(IDLE * 5);
+        pool.run(&|_| ());
     }
 }

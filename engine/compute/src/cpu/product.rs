@@ -5,6 +5,7 @@ use super::isa::Isa;
 use super::shared::SharedMatrix;
 use super::tile::{self, Job, TILE_ROWS};
 use crate::error::{Error, Result};
+use crate::heap;
 use crate::map::{Bytes, HugeBuffer};
 use crate::program::{Op, Program, WeightRef};
 
@@ -62,10 +63,12 @@ pub(super) fn repack(program: &Program, threads: usize) -> Result<Vec<Option<Mat
             multiplied[weight.0 as usize] = true;
         }
     }
-    let workers = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.max(1))
-        .build()
-        .map_err(|e| Error::Io(format!("cannot start threads for repacking: {e}")))?;
+    let workers = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|e| {
+        match std::error::Error::source(&e).and_then(|e| e.downcast_ref()) {
+            Some(e) => heap::no_thread(e),
+            None => Error::Io(format!("cannot start threads for repacking: {e}")),
+        }
+    })?;
     let mut out = Vec::new();
     for (i, w) in program.weights.iter().enumerate() {
         if !multiplied[i] {
@@ -75,7 +78,7 @@ pub(super) fn repack(program: &Program, threads: usize) -> Result<Vec<Option<Mat
         let matrix = workers.install(|| Matrix::new(w))?;
         if matrix.is_packed() {
             // A tied embedding table comes back page by page as its rows are looked up.
-            w.bytes.release_pages();
+            w.bytes.release_pages(); //= F-CPU-097
         }
         out.push(Some(matrix));
     }

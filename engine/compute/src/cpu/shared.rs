@@ -1,4 +1,4 @@
-//! Memory that workers share: each writes its own elements, and a barrier stands between writing and reading.
+//! Memory that workers share: each writes its own elements, and reads what others wrote in a later phase.
 
 use std::cell::UnsafeCell;
 
@@ -41,7 +41,7 @@ impl<T: Clone> SharedVec<T> {
     /// `len` elements, or `None` if the memory cannot be had.
     pub fn try_new(len: usize, fill: T) -> Option<SharedVec<T>> {
         let mut v = Vec::new();
-        v.try_reserve_exact(len).ok()?;
+        crate::heap::fallible(|| v.try_reserve_exact(len)).ok()?;
         v.resize(len, fill);
         Some(SharedVec(UnsafeCell::new(v)))
     }
@@ -96,7 +96,7 @@ impl SharedMatrix {
     /// Element `col` of row `row`.
     ///
     /// # Safety
-    /// The element exists, and until the next barrier no other worker touches what the caller writes through this.
+    /// The element exists, and until the phase ends no other worker touches what the caller writes through this.
     #[inline(always)]
     pub unsafe fn at(&self, row: usize, col: usize) -> *mut f32 {
         debug_assert!(row < self.rows && col < self.width);
@@ -106,7 +106,7 @@ impl SharedMatrix {
     /// A row, to read.
     ///
     /// # Safety
-    /// Until the next barrier no worker writes to it.
+    /// Until the phase ends no worker writes to it.
     #[inline(always)]
     pub unsafe fn row(&self, row: usize) -> &[f32] {
         assert!(row < self.rows);
@@ -117,7 +117,7 @@ impl SharedMatrix {
     /// A row, to write.
     ///
     /// # Safety
-    /// Until the next barrier no other worker reads or writes it, and the caller holds no other reference to it.
+    /// Until the phase ends no other worker reads or writes it, and the caller holds no other reference to it.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)] // that is what this type is for
     pub unsafe fn row_mut(&self, row: usize) -> &mut [f32] {

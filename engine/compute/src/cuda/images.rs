@@ -98,6 +98,32 @@ mod tests {
         assert_eq!(built().unwrap().sources, now, "run scripts/kernels");
     }
 
+    /// The kernels read what the CPU's packing wrote. The table of formats.cuh is read here by its own rule for `CHUNK`.
+    #[test]
+    fn a_chunk_is_as_long_as_the_packing_writes_it() {
+        let source = include_str!("kernels/formats.cuh");
+        let mut seen = 0;
+        for line in source.lines().filter_map(|l| l.strip_prefix("template <> struct Of<")) {
+            let (id, rest) = line.split_once('>').unwrap();
+            let (_, fields) = rest.split_once("Format<").unwrap();
+            let fields: Vec<&str> = fields.split_once('>').unwrap().0.split(", ").collect();
+            let number = |i: usize| fields[i].parse::<usize>().unwrap();
+            let (low, high, steps, subs) = (number(0), number(1), number(3), number(4));
+            let scales = if fields[5] == "D_ONLY" { 0 } else { 16 * steps * subs };
+            let (head, minima) = match fields[6] {
+                "NO_MIN" => (32, 0),
+                "ADDED" => (64, 0),
+                _ => (64, 16 * steps * subs),
+            };
+            let spec = crate::quant::ALL.iter().find(|s| s.ggml_type.to_string() == id).unwrap();
+            let packing = spec.kernels.packing.as_ref().unwrap();
+            assert_eq!(packing.chunk_bytes, head + scales + minima + steps * 64 * (low + high), "{}", spec.name);
+            seen += 1;
+        }
+        let packed = crate::quant::ALL.iter().filter(|s| s.kernels.packing.is_some() && s.ggml_type < 100).count();
+        assert_eq!(seen, packed);
+    }
+
     #[test]
     fn every_ptx_ends_with_a_zero_and_names_its_target() {
         let images = built().unwrap().images;

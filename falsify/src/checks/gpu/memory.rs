@@ -154,8 +154,8 @@ pub fn f_gpu_127(s: &Subject) -> Attempt {
     t.done()
 }
 
-/// A device out of memory is told, with the bytes.
-pub fn f_jid_276(s: &Subject) -> Attempt {
+/// A device out of memory is told, with the bytes: F-JID-276.
+pub fn out_of_memory_is_told(s: &Subject) -> Attempt {
     let mut t = Tally::new("apr run without flags where a GPU has hardly any memory free");
     let crowd = crowd(s, TOO_LITTLE)?;
     let out = answered(run(s, &crowd.file, &[]))?;

@@ -184,8 +184,8 @@ pub fn f_gpu_124(s: &Subject) -> Attempt {
     t.done()
 }
 
-/// Not slower than the engine that Ollama runs, in every run.
-pub fn f_crit_003(s: &Subject) -> Attempt {
+/// Not slower than the engine that Ollama runs, in every run: F-CRIT-003.
+pub fn not_slower_than_the_peer(s: &Subject) -> Attempt {
     let mut t =
         Tally::new("apr serve --gpu and llama-bench on the GPU in turns, 1.5B Q4_K_M in full shape, one stream");
     let seen = ratios(s, &mut t)?;

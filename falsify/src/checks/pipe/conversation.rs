@@ -97,6 +97,7 @@ fn only_the_new_is_computed(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
             sampling: Sampling::default(),
             stops: Vec::new(),
             prefill_chunk: PREFILL_CHUNK,
+            draft_max: 0,
         };
         let alone =
             Session::new(&mut fresh).generate(&ids.0, &generation, &mut engine::Silent, &AtomicBool::new(false));

@@ -107,6 +107,34 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    unsafe fn max_lane(x: Self::F) -> f32 {
+        op!({
+            let m = _mm256_max_ps(x.0, x.1);
+            let m = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps::<1>(m));
+            let m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+            _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps::<1>(m, m)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn finite(x: Self::F) -> bool {
+        op!({
+            // x - x is 0 for numbers and NaN for the rest.
+            let (a, b) = (_mm256_sub_ps(x.0, x.0), _mm256_sub_ps(x.1, x.1));
+            _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, b)) == 0
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, x: Self::F) -> i32 {
+        op!({
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
+            // Packing works inside halves: quarters stand 0, 2, 1, 3.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let q = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(p.cast(), q);
+            super::sum_i8(q)
+        })
+    }
+    #[inline(always)]
     unsafe fn i_splat(x: i32) -> Self::I {
         op!((_mm256_set1_epi32(x), _mm256_set1_epi32(x)))
     }
@@ -121,6 +149,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self::I {
         op!((_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())), _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8).cast()))))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
     unsafe fn bytes(p: *const u8) -> Self::B {

@@ -94,6 +94,23 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    unsafe fn max_lane(x: Self::F) -> f32 {
+        op!(_mm512_reduce_max_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn finite(x: Self::F) -> bool {
+        // Quiet and signalling NaN, both infinities.
+        op!(_mm512_fpclass_ps_mask::<0x99>(x) == 0)
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, x: Self::F) -> i32 {
+        op!({
+            let q = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+            _mm_storeu_si128(p.cast(), q);
+            super::sum_i8(q)
+        })
+    }
+    #[inline(always)]
     unsafe fn i_splat(x: i32) -> Self::I {
         op!(_mm512_set1_epi32(x))
     }
@@ -108,6 +125,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self::I {
         op!(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
     unsafe fn bytes(p: *const u8) -> Self::B {

@@ -1,7 +1,7 @@
 //! Sixteen lanes: the one vector abstraction that every kernel is written over, once.
 //!
-//! [`Simd`] has three types: 16 f32, 16 i32 and 64 bytes. AVX-512 holds each in a register, AVX2 in two, the scalar
-//! level in arrays. Every operation is lane by lane and correctly rounded (or exact), so the same kernel gives the
+//! [`Simd`] has three types: 16 f32, 16 i32 and 64 bytes. AVX-512 holds each in a register, AVX2 in two, NEON in four,
+//! the scalar level in arrays. Every operation is lane by lane and correctly rounded (or exact), so the same kernel gives the
 //! same bits at every level; the property tests below are instantiated for each level and hold it to that.
 //!
 //! A kernel is a value of a type that implements [`Kernel`]; [`super::isa::Isa::run`] is the one dispatch point.
@@ -12,6 +12,8 @@
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod scalar;
 
 /// Lanes of a vector at every level.
@@ -90,6 +92,9 @@ pub trait Simd: Copy {
     /// Reads 16 signed bytes.
     unsafe fn load_i8(p: *const i8) -> Self::I;
 
+    /// Asks for the cache line of `p`, which need not be readable. Changes no value.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     /// Reads 64 bytes.
     unsafe fn bytes(p: *const u8) -> Self::B;
     /// All bytes `x`.
@@ -123,13 +128,51 @@ pub trait Simd: Copy {
         fold(&mut v, |a, b| a + b)
     }
 
-    /// The largest lane.
+    /// The largest lane of a vector without NaN and without negative zeros.
     #[inline(always)]
     unsafe fn max_lane(x: Self::F) -> f32 {
         let mut v = [0f32; LANES];
         // SAFETY: the array has 16 elements.
         unsafe { Self::store(v.as_mut_ptr(), x) };
         fold(&mut v, |a, b| if a > b { a } else { b })
+    }
+
+    /// Whether no lane is infinite or NaN.
+    #[inline(always)]
+    unsafe fn finite(x: Self::F) -> bool {
+        let mut v = [0f32; LANES];
+        // SAFETY: the array has 16 elements.
+        unsafe { Self::store(v.as_mut_ptr(), x) };
+        v.iter().fold(true, |ok, v| ok & v.is_finite())
+    }
+
+    /// Writes 16 integers of -127..=127 as bytes, and gives their sum.
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, x: Self::F) -> i32 {
+        let mut v = [0f32; LANES];
+        // SAFETY: the array has 16 elements, and so has what `p` points to.
+        unsafe {
+            Self::store(v.as_mut_ptr(), x);
+            v.iter().enumerate().fold(0, |sum, (i, &v)| {
+                *p.add(i) = v as i8;
+                sum + v as i32
+            })
+        }
+    }
+}
+
+/// Sum of 16 signed bytes.
+///
+/// # Safety
+/// The processor has SSE2.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sum_i8(q: std::arch::x86_64::__m128i) -> i32 {
+    use std::arch::x86_64::*;
+    // SAFETY: as the caller promises. Bytes are summed as unsigned ones, each 128 too large.
+    unsafe {
+        let halves = _mm_sad_epu8(_mm_xor_si128(q, _mm_set1_epi8(i8::MIN)), _mm_setzero_si128());
+        _mm_cvtsi128_si32(halves) + _mm_extract_epi16::<4>(halves) - 16 * 128
     }
 }
 
@@ -209,7 +252,15 @@ mod tests {
                     out.extend(v.map(f32::to_bits));
                 }
                 out.push(S::sum(a).to_bits());
-                out.push(S::max_lane(a).to_bits());
+                out.push(S::max_lane(S::abs(a)).to_bits());
+                for bad in [0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut v = [1.0f32; 16];
+                    v[(self.0[0].to_bits() % 16) as usize] = bad;
+                    out.push(u32::from(S::finite(S::load(v.as_ptr()))));
+                }
+                let mut bytes = [0i8; 16];
+                out.push(S::store_i8(bytes.as_mut_ptr(), S::round(a)) as u32);
+                out.extend(bytes.map(|b| b as u32));
             }
             out
         }

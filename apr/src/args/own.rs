@@ -1,0 +1,92 @@
+//! Flags of the commands about `apr` itself and this machine.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use clap_complete::Shell;
+
+/// Flags of `apr completions`.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// Whose completions
+    pub shell: Shell,
+}
+
+/// Flags of `apr man`.
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// Write a page for every command to this folder
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// Flags of `apr doctor`.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `apr config`.
+#[derive(Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What can be done with the config file.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Every value that is set anywhere, and where
+    Show {
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Where the file is, or would be
+    Path,
+}
+
+/// Flags of `apr bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
+    pub model: PathBuf,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
+    pub prompt: usize,
+    /// Tokens to decode
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = count)]
+    pub decode: usize,
+    /// Positions that the cache holds before decoding begins
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub context: usize,
+    /// Rounds, of which the median counts; one more goes before them
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
+    pub repeat: usize,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Run on the GPU or fail
+    #[arg(long, conflicts_with = "no_gpu")]
+    pub gpu: bool,
+    /// Run on the CPU
+    #[arg(long)]
+    pub no_gpu: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: super::SourceArgs,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A million is more than any context holds.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1_000_000) => Ok(n),
+        _ => Err("1 to 1000000 are possible".into()),
+    }
+}
