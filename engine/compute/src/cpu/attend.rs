@@ -1,7 +1,7 @@
 //! Causal attention over the block cache, with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 //!
 //! For one query, each block of 64 absolute positions is a sum of its own, so that a GPU can compute all of them at once
-//! (Dao et al. 2023); the sums are put together in ascending order:
+//! (Dao et al. 2023); the sums of four blocks, and then of all such groups, are put together in ascending order:
 //!
 //! ```text
 //! s[j] = scale * sum over d ascending of fma(q[d], k[j][d])
@@ -19,6 +19,9 @@ use crate::program::KV_BLOCK;
 
 /// Groups of lanes in a block.
 const QUARTERS: usize = KV_BLOCK / LANES;
+
+/// Blocks whose sums are put together before they are added to the others.
+pub const GROUP: usize = 4;
 
 /// Queries that read the same K/V head of the same sequence.
 pub struct Attend<'a> {
@@ -52,23 +55,49 @@ pub struct Query {
     pub q: *const f32,
     /// `[head_dim]`; written by nobody else.
     pub out: *mut f32,
-    /// Largest score so far.
+    /// Of the blocks of a group so far, and of the groups so far.
+    group: Softmax,
+    all: Softmax,
+}
+
+/// What is known of the scores so far.
+#[derive(Clone, Copy)]
+struct Softmax {
+    /// The largest.
     max: f32,
-    /// Sum of exponentials so far.
+    /// Sum of exponentials.
     sum: f32,
+}
+
+impl Softmax {
+    const EMPTY: Softmax = Softmax { max: f32::NEG_INFINITY, sum: 0.0 };
+
+    /// Takes later scores in. Returns what the output so far and theirs are to be multiplied by.
+    ///
+    /// # Safety
+    /// Inside `Isa::run`.
+    #[inline(always)]
+    unsafe fn take<S: Simd>(&mut self, later: Softmax) -> (f32, f32) {
+        let max = if later.max > self.max { later.max } else { self.max };
+        // SAFETY: the caller is inside `Isa::run`.
+        let (keep, add) = unsafe { (exp_one::<S>(self.max - max), exp_one::<S>(later.max - max)) };
+        self.sum = self.sum * keep + later.sum * add;
+        self.max = max;
+        (keep, add)
+    }
 }
 
 impl Query {
     /// A query that sees positions `from .. to`.
     pub fn new(from: usize, to: usize, q: *const f32, out: *mut f32) -> Query {
-        Query { from, to, q, out, max: f32::NEG_INFINITY, sum: 0.0 }
+        Query { from, to, q, out, group: Softmax::EMPTY, all: Softmax::EMPTY }
     }
 }
 
-/// Scratch values that [`Attend`] wants for `queries` queries of `dim` elements: outputs, those of one block for four
-/// queries, four score rows.
+/// Scratch values that [`Attend`] wants for `queries` queries of `dim` elements: outputs, those of one group, those of one
+/// block for four queries, four score rows.
 pub fn scratch_len(queries: usize, dim: usize) -> usize {
-    (queries + 4) * dim + 4 * KV_BLOCK
+    (2 * queries + 4) * dim + 4 * KV_BLOCK
 }
 
 impl Kernel for Attend<'_> {
@@ -78,8 +107,10 @@ impl Kernel for Attend<'_> {
         let dim = self.kv.dim(self.layer);
         let n = self.queries.len();
         assert!(self.scratch.len() >= scratch_len(n, dim));
-        let (outs, rest) = self.scratch.split_at_mut(n * dim);
+        let (totals, rest) = self.scratch.split_at_mut(n * dim);
+        let (outs, rest) = rest.split_at_mut(n * dim);
         let (fresh, scores) = rest.split_at_mut(4 * dim);
+        totals.fill(0.0);
         outs.fill(0.0);
         let last = self.queries.iter().map(|q| q.to).max().unwrap_or(0);
         //= F-CPU-105
@@ -116,12 +147,25 @@ impl Kernel for Attend<'_> {
                 }
                 i += count;
             }
+            if (block + 1).is_multiple_of(GROUP) || at + KV_BLOCK >= last {
+                let begin = block / GROUP * GROUP * KV_BLOCK;
+                let each = self.queries.iter_mut().zip(totals.chunks_exact_mut(dim).zip(outs.chunks_exact_mut(dim)));
+                for (query, (total, out)) in each.filter(|(q, _)| q.to > begin && q.from < at + KV_BLOCK) {
+                    // SAFETY: inside `Isa::run`; both hold dim values, whole groups of lanes.
+                    unsafe {
+                        let weights = query.all.take::<S>(query.group);
+                        put_together::<S>(total, out, weights);
+                    }
+                    query.group = Softmax::EMPTY;
+                    out.fill(0.0);
+                }
+            }
         }
-        for (query, out) in self.queries.iter().zip(outs.chunks_exact(dim)) {
+        for (query, out) in self.queries.iter().zip(totals.chunks_exact(dim)) {
             for (d, x) in out.iter().enumerate().take(self.head_dim) {
                 //= F-MATH-160
                 // SAFETY: the output has head_dim values and belongs to this query alone.
-                unsafe { *query.out.add(d) = x / query.sum };
+                unsafe { *query.out.add(d) = x / query.all.sum };
             }
         }
     }
@@ -190,11 +234,8 @@ impl Block {
                 self.mix::<S, 1>(p, out, (to.max(seen[i].0), seen[i].1));
             }
             for i in 0..N {
-                let (keep, add) = (S::splat(weights[i].0), S::splat(weights[i].1));
-                for d in (i * self.dim..(i + 1) * self.dim).step_by(LANES) {
-                    let out = outs.as_mut_ptr().add(d);
-                    S::store(out, S::fma(S::load(fresh.as_ptr().add(d)), add, S::mul(S::load(out), keep)));
-                }
+                let of = i * self.dim..(i + 1) * self.dim;
+                put_together::<S>(&mut outs[of.clone()], &fresh[of], weights[i]);
             }
         }
     }
@@ -225,11 +266,7 @@ impl Block {
             for j in 0..QUARTERS {
                 sum = S::add(sum, S::load(scores.as_ptr().add(j * LANES)));
             }
-            let max = if top > query.max { top } else { query.max };
-            let (keep, add) = (exp_one::<S>(query.max - max), exp_one::<S>(top - max));
-            query.sum = query.sum * keep + S::sum(sum) * add;
-            query.max = max;
-            (keep, add)
+            query.group.take::<S>(Softmax { max: top, sum: S::sum(sum) })
         }
     }
 
@@ -291,6 +328,22 @@ impl Block {
             }
         }
         W * LANES
+    }
+}
+
+/// `out = out * keep + later * add`.
+///
+/// # Safety
+/// Inside `Isa::run`; both hold the same number of values, whole groups of lanes.
+#[inline(always)]
+unsafe fn put_together<S: Simd>(out: &mut [f32], later: &[f32], (keep, add): (f32, f32)) {
+    // SAFETY: as above.
+    unsafe {
+        let (keep, add) = (S::splat(keep), S::splat(add));
+        for d in (0..out.len()).step_by(LANES) {
+            let at = out.as_mut_ptr().add(d);
+            S::store(at, S::fma(S::load(later.as_ptr().add(d)), add, S::mul(S::load(at), keep)));
+        }
     }
 }
 

@@ -30,7 +30,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_few 0, attend_many 0, product_one PRODUCT_SHARED,
+    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_one 0, attend_few 0, attend_many 0, product_one PRODUCT_SHARED,
     product_gated PRODUCT_SHARED, product_many 0, float_one 0, float_many 0, stats 0, stats_merge 0,
 }
 
@@ -81,12 +81,12 @@ arguments! {
     }
     /// `map_rows`.
     Map [64] { src: u64, other: u64, dst: u64, width: i32, op: i32, gather: i32, scale: f32, acts: Acts }
-    /// `rope_rows`.
+    /// `rope_rows`, `attend_one`.
     Rope [80] {
         q: u64, k: u64, v: u64, turns_q: u64, turns_k: u64, layer_at: u64, heads: i32, kv_heads: i32,
         head_dim: i32, pairs_q: i32, pairs_k: i32, interleaved_q: i32, interleaved_k: i32, unused: i32,
     }
-    /// `attend_few`, `attend_many`.
+    /// `attend_one`, `attend_few`, `attend_many`.
     Attend [112] {
         q: u64, dst: u64, layer_at: u64, heads: i32, kv_heads: i32, head_dim: i32, visible: i32,
         scale: f32, softcap: f32, rows: i32, splits: i32, acts: Acts,

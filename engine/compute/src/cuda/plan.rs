@@ -84,6 +84,8 @@ pub(super) enum Work {
         /// Index into the sets of visible ranges.
         visible: usize,
         quantise: bool,
+        /// Nobody looks at rotated queries and keys: for one row, one kernel does it all.
+        whole: bool,
     },
     /// Up to four matrices that share their input, all packed or all float.
     Product {
@@ -137,8 +139,9 @@ impl Work {
     }
 }
 
-/// Elements that a product can norm itself: two vectors in shared memory.
+/// Elements that a product can norm itself, and of the input of a gate: what has room in shared memory.
 const NORM_JOINED_MAX: usize = 4096;
+const GATE_JOINED_MAX: usize = 16384;
 /// Matrices in one launch.
 const PARTS_MAX: usize = 4;
 /// Quantised together.
@@ -194,7 +197,10 @@ impl Plan {
                     Work::Map { op: Elementwise::Silu | Elementwise::Gelu, src, other, dst: Some(_), quantise: true },
                 ) if parts.len() == 2 && parts[0].dst == *src && parts[1].dst == *other => {
                     let [g, u] = [0, 1].map(|i| program.w(parts[i].weight));
-                    let alike = g.format == u.format && g.rows == u.rows && g.rows.is_multiple_of(STEP);
+                    let alike = g.format == u.format
+                        && g.rows == u.rows
+                        && g.rows.is_multiple_of(STEP)
+                        && g.cols <= GATE_JOINED_MAX;
                     *gate = alike && parts.iter().all(|p| p.add.is_none());
                 }
                 _ => {}
@@ -203,26 +209,37 @@ impl Plan {
         for i in 1..self.nodes.len() {
             if matches!(self.nodes[i].work, Work::Product { norm: true, .. }) {
                 let Work::Product { src, .. } = self.nodes[i].work else { continue };
-                let alone = self.is_read_at_once(src);
+                let alone = self.is_dead_after(i, src);
                 if let Work::Product { norm, .. } = &mut self.nodes[i].work {
                     *norm = alone;
                 }
                 self.nodes[i - 1].joined = alone;
             }
             if let Work::Product { gate: true, parts, .. } = &self.nodes[i - 1].work {
-                let alone = parts.iter().all(|p| self.is_read_at_once(p.dst));
+                let over = self.nodes[i].work.writes();
+                let alone = parts.iter().all(|p| over.contains(&p.dst) || self.is_dead_after(i, p.dst));
                 if let Work::Product { gate, .. } = &mut self.nodes[i - 1].work {
                     *gate = alone;
                 }
                 self.nodes[i].joined = alone;
             }
         }
+        for i in 0..self.nodes.len() {
+            if let Work::Attend { op: Op::Attend { q, k, causal: true, .. }, .. } = &self.nodes[i].work {
+                let alone = [q, k].iter().all(|b| self.is_dead_after(i, b.0 as usize));
+                let untapped = self.nodes[i].taps.is_empty();
+                if let Work::Attend { whole, .. } = &mut self.nodes[i].work {
+                    *whole = alone && untapped;
+                }
+            }
+        }
     }
 
-    /// Whether every node that reads this buffer stands right behind one that writes it.
-    fn is_read_at_once(&self, buffer: usize) -> bool {
-        let reads = |i: &usize| self.nodes[*i].work.reads().contains(&buffer);
-        (0..self.nodes.len()).filter(reads).all(|i| i > 0 && self.nodes[i - 1].work.writes().contains(&buffer))
+    /// Whether nobody reads this buffer after node `i` before it is written anew.
+    fn is_dead_after(&self, i: usize, buffer: usize) -> bool {
+        let later = self.nodes[i + 1..].iter().map(|n| &n.work);
+        let mut uses = later.filter(|w| w.reads().contains(&buffer) || w.writes().contains(&buffer));
+        uses.next().is_none_or(|w| !w.reads().contains(&buffer))
     }
 
     fn push(&mut self, program: &Program, op: &Op) {
@@ -274,7 +291,7 @@ impl Plan {
                     }
                     self.nodes.pop();
                 }
-                Work::Attend { op: op.clone(), q: turns[0], k: turns[1], visible, quantise: false }
+                Work::Attend { op: op.clone(), q: turns[0], k: turns[1], visible, quantise: false, whole: false }
             }
             Op::Gate { gate, up, dst, act } => {
                 let op = match act {

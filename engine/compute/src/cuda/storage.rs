@@ -40,9 +40,9 @@ pub(super) struct Room {
 /// Where blocks of threads that share one head leave what they have.
 pub(super) struct Splits {
     pub rows: usize,
-    /// Blocks of the cache that one head may see.
+    /// Groups of blocks of the cache that one head may see.
     pub stride: usize,
-    /// `[rows, heads, stride, head_dim]`: sums of each block.
+    /// `[rows, heads, stride, head_dim]`: sums of each group.
     pub sums: Memory,
     /// `[rows, heads, stride]`: largest score and sum of exponentials.
     pub tops: Memory,

@@ -22,8 +22,8 @@ template <class F> DEVICE float element(const u8* weights, int row, int k, int c
 }
 
 extern "C" __global__ void embed_rows(const __grid_constant__ Embed p, const __grid_constant__ Inputs in) {
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     int k = blockIdx.y * blockDim.x + threadIdx.x;
     if (k >= p.width) return;
     size_t token = in.rows[blockIdx.x].token;
@@ -56,7 +56,7 @@ struct Norm {
 
 extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constant__ Norm p) {
     extern __shared__ float group[];
-    __shared__ float result;
+    __shared__ float parts[SUM_PARTS];
     const int n = p.over;
     float weight[NORM_AHEAD];
 #pragma unroll
@@ -64,8 +64,8 @@ extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constan
         int i = threadIdx.x + j * blockDim.x;
         weight[j] = p.weight && i < n ? p.weight[i] : 0.0f;
     }
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     const size_t at = (size_t)blockIdx.x * p.width + (size_t)blockIdx.y * n;
     for (int i = threadIdx.x; i < n; i += blockDim.x) {
         float v = p.src[at + i];
@@ -74,21 +74,11 @@ extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constan
     }
     __syncthreads();
     if (p.layer) {
-        if (threadIdx.x < 32) {
-            float sum = sum16<PLAIN>(group, n, 1.0f);
-            if (threadIdx.x == 0) result = __fdiv_rn(sum, (float)n);
-        }
-        __syncthreads();
-        float mean = result;
+        const float mean = __fdiv_rn(sum<PLAIN>(group, n, 1.0f, parts), (float)n);
         for (int i = threadIdx.x; i < n; i += blockDim.x) group[i] = group[i] - mean;
         __syncthreads();
     }
-    if (threadIdx.x < 32) {
-        float scale = stable_scale(group, n, p.eps);
-        if (threadIdx.x == 0) result = scale;
-    }
-    __syncthreads();
-    float scale = result;
+    const float scale = stable_scale(group, n, p.eps, parts);
     auto finish = [&](int i, float weight) {
         float v = group[i] * scale;
         if (p.weight) v = v * weight;
@@ -116,8 +106,8 @@ struct Map {
 };
 
 extern "C" __global__ void __launch_bounds__(256) map_rows(const __grid_constant__ Map p, const __grid_constant__ Inputs in) {
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     int k = blockIdx.y * blockDim.x + threadIdx.x;
     if (k >= p.width) return; // quantised rows are whole blocks, so whole warps leave
     size_t row = p.gather ? in.wanted[blockIdx.x] : blockIdx.x;
@@ -130,17 +120,7 @@ extern "C" __global__ void __launch_bounds__(256) map_rows(const __grid_constant
     if (p.acts.steps) quantise(p.acts, blockIdx.x, k / STEP, x);
 }
 
-// Rotates the heads of q and of k in place, and puts k and v into the cache; each part may be absent.
-struct Rope {
-    float* q;
-    float* k;
-    float* v;          // null: nothing is appended
-    const float* turns_q; // [position][pairs][2], or null: q stays as it is
-    const float* turns_k;
-    u64 layer_at;      // of this layer in a block, in halves
-    int heads, kv_heads, head_dim, pairs_q, pairs_k, interleaved_q, interleaved_k, unused;
-};
-
+// As `Rope` says.
 DEVICE void turn(float* head, const float* turns, int pairs, int interleaved) {
     for (int i = threadIdx.x; i < pairs; i += blockDim.x) {
         int a = interleaved ? 2 * i : i, b = interleaved ? 2 * i + 1 : i + pairs;
@@ -152,8 +132,8 @@ DEVICE void turn(float* head, const float* turns, int pairs, int interleaved) {
 
 // Grid: rows, heads and then K/V heads.
 extern "C" __global__ void rope_rows(const __grid_constant__ Rope p, const __grid_constant__ Inputs in) {
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     const Row row = in.rows[blockIdx.x];
     if ((int)blockIdx.y < p.heads) {
         float* head = p.q + ((size_t)blockIdx.x * p.heads + blockIdx.y) * p.head_dim;
@@ -204,8 +184,8 @@ DEVICE Stats merge_block(Stats s, Stats* room) {
 
 extern "C" __global__ void __launch_bounds__(256) stats(const float* logits, Stats* pieces, int width) {
     __shared__ Stats room[256];
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     int each = (width + gridDim.y - 1) / gridDim.y, from = blockIdx.y * each;
     int to = from + each < width ? from + each : width;
     const float* x = logits + (size_t)blockIdx.x * width;
@@ -220,8 +200,8 @@ extern "C" __global__ void __launch_bounds__(256) stats(const float* logits, Sta
 
 extern "C" __global__ void __launch_bounds__(128) stats_merge(const Stats* pieces, Stats* out, int count) {
     __shared__ Stats room[128];
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     Stats s = {-__int_as_float(0x7f800000), 0xffffffffu, 0.0f, 1};
     if ((int)threadIdx.x < count) s = pieces[(size_t)blockIdx.x * count + threadIdx.x];
     s = merge_block(s, room);

@@ -2,31 +2,39 @@
 #pragma once
 #include "formats.cuh"
 
-// Sum over x[..n] of x, of x * x, or of (x / by) squared, in the order of cpu/rows.rs: lane l of 16 takes k = l mod 16,
-// then the halves fold. First warp only.
-enum Of16 { PLAIN, SQUARES, SCALED_SQUARES };
-template <int WHAT> DEVICE float sum16(const float* x, int n, float by) {
-    int l = threadIdx.x & 31;
-    float acc = 0.0f;
-    if (l < 16) {
-#pragma unroll 8
-        for (int k = l; k < n; k += 16) {
+// Lanes of a sum, and how many of them are folded together.
+#define SUM_LANES 128
+#define SUM_PARTS (SUM_LANES / 32)
+
+// Sum over x[..n] of x, of x * x, or of (x / by) squared: lane l of 128 takes every k = l mod 128; 32 neighbours are
+// folded 16, 8, 4, 2, 1, and the four sums added by twos. By a whole block of threads, which all get it; `parts` is
+// theirs again after a barrier.
+enum Summand { PLAIN, SQUARES, SCALED_SQUARES };
+template <int WHAT> DEVICE float sum(const float* x, int n, float by, float parts[SUM_PARTS]) {
+    for (int l = threadIdx.x; l < SUM_LANES; l += blockDim.x) {
+        float acc = 0.0f;
+#pragma unroll 12
+        for (int k = l; k < n; k += SUM_LANES) {
             float v = WHAT == SCALED_SQUARES ? __fdiv_rn(x[k], by) : x[k];
             acc = acc + (WHAT == PLAIN ? v : v * v);
         }
+        for (int half = 16; half > 0; half /= 2) acc = acc + __shfl_xor_sync(0xffffffffu, acc, half);
+        if (l % 32 == 0) parts[l / 32] = acc;
     }
-    return __shfl_sync(0xffffffffu, fold16(acc), 0); // to the idle half too: all lanes go the same way
+    __syncthreads();
+    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
 }
 
 // 1 / sqrt(mean(x * x) + eps). Where the squares overflow, the vector is scaled down first.
-DEVICE float stable_scale(const float* x, int n, float eps) {
-    float sum = sum16<SQUARES>(x, n, 1.0f);
-    if (is_finite(sum)) return __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, (float)n) + eps));
+DEVICE float stable_scale(const float* x, int n, float eps, float parts[SUM_PARTS]) {
+    float squares = sum<SQUARES>(x, n, 1.0f, parts);
+    if (is_finite(squares)) return __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(squares, (float)n) + eps));
     float max = 0.0f;
     for (int i = 0; i < n; i++) max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
     if (!is_finite(max)) return __int_as_float(0x7fc00000);
-    sum = sum16<SCALED_SQUARES>(x, n, max);
-    return __fdiv_rn(__fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, (float)n))), max);
+    __syncthreads();
+    squares = sum<SCALED_SQUARES>(x, n, max, parts);
+    return __fdiv_rn(__fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(squares, (float)n))), max);
 }
 
 enum Elementwise { COPY = 0, ADD = 1, SILU = 2, GELU = 3, SCALE = 4 };
