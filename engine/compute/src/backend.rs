@@ -102,8 +102,14 @@ impl Batch<'_> {
                 return bad(format!("rows of sequence {} are out of order at row {r}", row.sequence));
             }
         }
-        match self.tables.iter().flat_map(|t| t.iter()).find(|&&b| b as usize >= blocks) {
-            Some(b) => bad(format!("K/V block {b} of {blocks}")),
+        if let Some(b) = self.tables.iter().flat_map(|t| t.iter()).find(|&&b| b as usize >= blocks) {
+            return bad(format!("K/V block {b} of {blocks}"));
+        }
+        // Rows are computed side by side: each writes a place of its own.
+        let mut places: Vec<_> = self.rows.iter().map(|row| self.place(row)).collect();
+        places.sort_unstable();
+        match places.windows(2).find(|p| p[0] == p[1]) {
+            Some(p) => bad(format!("two rows write slot {} of K/V block {}", p[0].1, p[0].0)),
             None => Ok(()),
         }
     }

@@ -10,8 +10,8 @@
 //! # The numerics contract
 //!
 //! *One matmul arithmetic per format.* Activations are quantised to int8 in blocks of 32; the dot product within a
-//! block is exact in integers; blocks are combined in f32 in ascending order of k. Vectors put output rows into
-//! lanes, so nothing is ever reduced across lanes in an order that depends on the vector width. Single-token decode,
+//! block is exact in integers; blocks are combined in f32 in ascending order of k, in runs of 256. Vectors put output
+//! rows into lanes, so nothing is ever reduced across lanes in an order that depends on the vector width. Single-token decode,
 //! batched prefill, every thread count and every instruction set give the same bits, and so does a GPU. [`cpu`] and
 //! [`cuda`] state the details.
 

@@ -1,12 +1,13 @@
 //! Causal attention over the block cache, with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 //!
-//! For one query, blocks of 64 absolute positions are taken in ascending order:
+//! For one query, each block of 64 absolute positions is a sum of its own, so that a GPU can compute all of them at once
+//! (Dao et al. 2023); the sums of four blocks, and then of all such groups, are put together in ascending order:
 //!
 //! ```text
-//! s[j]  = scale * sum over d ascending of fma(q[d], k[j][d])
-//! m'    = max(m, max s);  c = exp(m - m');  p[j] = exp(s[j] - m')
-//! l     = l * c + (fold of p over lanes);   o = o * c, then o = fma(p[j], v[j], o) for j ascending
-//! out   = o / l
+//! s[j] = scale * sum over d ascending of fma(q[d], k[j][d])
+//! mb   = max s;  p[j] = exp(s[j] - mb);  lb = fold of p over lanes;  ob = fma(p[j], v[j], ob) for j ascending
+//! m'   = max(m, mb);  c = exp(m - m');  cb = exp(mb - m');  l = l * c + lb * cb;  o = fma(ob, cb, o * c)
+//! out  = o / l
 //! ```
 //!
 //! Positions that the mask hides are not touched at all. Nothing here depends on what other queries are computed
@@ -18,6 +19,9 @@ use crate::program::KV_BLOCK;
 
 /// Groups of lanes in a block.
 const QUARTERS: usize = KV_BLOCK / LANES;
+
+/// Blocks whose sums are put together before they are added to the others.
+pub const GROUP: usize = 4;
 
 /// Queries that read the same K/V head of the same sequence.
 pub struct Attend<'a> {
@@ -51,22 +55,49 @@ pub struct Query {
     pub q: *const f32,
     /// `[head_dim]`; written by nobody else.
     pub out: *mut f32,
-    /// Largest score so far.
+    /// Of the blocks of a group so far, and of the groups so far.
+    group: Softmax,
+    all: Softmax,
+}
+
+/// What is known of the scores so far.
+#[derive(Clone, Copy)]
+struct Softmax {
+    /// The largest.
     max: f32,
-    /// Sum of exponentials so far.
+    /// Sum of exponentials.
     sum: f32,
+}
+
+impl Softmax {
+    const EMPTY: Softmax = Softmax { max: f32::NEG_INFINITY, sum: 0.0 };
+
+    /// Takes later scores in. Returns what the output so far and theirs are to be multiplied by.
+    ///
+    /// # Safety
+    /// Inside `Isa::run`.
+    #[inline(always)]
+    unsafe fn take<S: Simd>(&mut self, later: Softmax) -> (f32, f32) {
+        let max = if later.max > self.max { later.max } else { self.max };
+        // SAFETY: the caller is inside `Isa::run`.
+        let (keep, add) = unsafe { (exp_one::<S>(self.max - max), exp_one::<S>(later.max - max)) };
+        self.sum = self.sum * keep + later.sum * add;
+        self.max = max;
+        (keep, add)
+    }
 }
 
 impl Query {
     /// A query that sees positions `from .. to`.
     pub fn new(from: usize, to: usize, q: *const f32, out: *mut f32) -> Query {
-        Query { from, to, q, out, max: f32::NEG_INFINITY, sum: 0.0 }
+        Query { from, to, q, out, group: Softmax::EMPTY, all: Softmax::EMPTY }
     }
 }
 
-/// Scratch values that [`Attend`] wants for `queries` queries of `dim` elements: outputs, then four score rows.
+/// Scratch values that [`Attend`] wants for `queries` queries of `dim` elements: outputs, those of one group, those of one
+/// block for four queries, four score rows.
 pub fn scratch_len(queries: usize, dim: usize) -> usize {
-    queries * dim + 4 * KV_BLOCK
+    (2 * queries + 4) * dim + 4 * KV_BLOCK
 }
 
 impl Kernel for Attend<'_> {
@@ -76,8 +107,11 @@ impl Kernel for Attend<'_> {
         let dim = self.kv.dim(self.layer);
         let n = self.queries.len();
         assert!(self.scratch.len() >= scratch_len(n, dim));
-        let (outs, scores) = self.scratch.split_at_mut(n * dim);
-        outs[..n * dim].fill(0.0);
+        let (totals, rest) = self.scratch.split_at_mut(n * dim);
+        let (outs, rest) = rest.split_at_mut(n * dim);
+        let (fresh, scores) = rest.split_at_mut(4 * dim);
+        totals.fill(0.0);
+        outs.fill(0.0);
         let last = self.queries.iter().map(|q| q.to).max().unwrap_or(0);
         //= F-CPU-105
         for block in 0..last.div_ceil(KV_BLOCK) {
@@ -107,18 +141,31 @@ impl Kernel for Attend<'_> {
                 // query's pointers are to head_dim values, as whoever built it says.
                 unsafe {
                     match count {
-                        4 => one.step::<S, 4>(queries, outs, scores),
-                        _ => one.step::<S, 1>(queries, outs, scores),
+                        4 => one.step::<S, 4>(queries, outs, fresh, scores),
+                        _ => one.step::<S, 1>(queries, outs, fresh, scores),
                     }
                 }
                 i += count;
             }
+            if (block + 1).is_multiple_of(GROUP) || at + KV_BLOCK >= last {
+                let begin = block / GROUP * GROUP * KV_BLOCK;
+                let each = self.queries.iter_mut().zip(totals.chunks_exact_mut(dim).zip(outs.chunks_exact_mut(dim)));
+                for (query, (total, out)) in each.filter(|(q, _)| q.to > begin && q.from < at + KV_BLOCK) {
+                    // SAFETY: inside `Isa::run`; both hold dim values, whole groups of lanes.
+                    unsafe {
+                        let weights = query.all.take::<S>(query.group);
+                        put_together::<S>(total, out, weights);
+                    }
+                    query.group = Softmax::EMPTY;
+                    out.fill(0.0);
+                }
+            }
         }
-        for (query, out) in self.queries.iter().zip(outs.chunks_exact(dim)) {
+        for (query, out) in self.queries.iter().zip(totals.chunks_exact(dim)) {
             for (d, x) in out.iter().enumerate().take(self.head_dim) {
                 //= F-MATH-160
                 // SAFETY: the output has head_dim values and belongs to this query alone.
-                unsafe { *query.out.add(d) = x / query.sum };
+                unsafe { *query.out.add(d) = x / query.all.sum };
             }
         }
     }
@@ -138,9 +185,15 @@ impl Block {
     /// Takes `N` queries through one block.
     ///
     /// # Safety
-    /// Inside `Isa::run`; K and V hold `dim * 64` values, `outs` holds `N * dim`, `scores` `N * 64`.
+    /// Inside `Isa::run`; K and V hold `dim * 64` values, `outs` and `fresh` hold `N * dim`, `scores` `N * 64`.
     #[inline(always)]
-    unsafe fn step<S: Simd, const N: usize>(&self, queries: &mut [Query], outs: &mut [f32], scores: &mut [f32]) {
+    unsafe fn step<S: Simd, const N: usize>(
+        &self,
+        queries: &mut [Query],
+        outs: &mut [f32],
+        fresh: &mut [f32],
+        scores: &mut [f32],
+    ) {
         // SAFETY: as above; visible ranges are cut to the block before anything is indexed by them.
         unsafe {
             let mut s = [[S::splat(0.0); QUARTERS]; N];
@@ -157,6 +210,8 @@ impl Block {
                 }
             }
             let mut seen = [(0, 0); N];
+            let mut weights = [(0.0, 0.0); N];
+            fresh[..N * self.dim].fill(0.0);
             for i in 0..N {
                 let scores = &mut scores[i * KV_BLOCK..(i + 1) * KV_BLOCK];
                 seen[i] =
@@ -164,63 +219,54 @@ impl Block {
                 for j in 0..QUARTERS {
                     S::store(scores.as_mut_ptr().add(j * LANES), S::mul(s[i][j], S::splat(self.scale)));
                 }
-                let out = &mut outs[i * self.dim..(i + 1) * self.dim];
-                self.soften::<S>(&mut queries[i], scores, seen[i], out);
+                weights[i] = self.soften::<S>(&mut queries[i], scores, seen[i]);
             }
             // Where all see the same positions V is loaded once for all; the rest goes one by one.
             let from = seen.iter().map(|r| r.0).max().unwrap_or(0);
             let to = seen.iter().map(|r| r.1).min().unwrap_or(0).max(from);
             for i in 0..N {
-                let (p, out) = (&scores[i * KV_BLOCK..], &mut outs[i * self.dim..(i + 1) * self.dim]);
+                let (p, out) = (&scores[i * KV_BLOCK..], &mut fresh[i * self.dim..(i + 1) * self.dim]);
                 self.mix::<S, 1>(p, out, (seen[i].0, from.min(seen[i].1)));
             }
-            self.mix::<S, N>(scores, outs, (from, to));
+            self.mix::<S, N>(scores, fresh, (from, to));
             for i in 0..N {
-                let (p, out) = (&scores[i * KV_BLOCK..], &mut outs[i * self.dim..(i + 1) * self.dim]);
+                let (p, out) = (&scores[i * KV_BLOCK..], &mut fresh[i * self.dim..(i + 1) * self.dim]);
                 self.mix::<S, 1>(p, out, (to.max(seen[i].0), seen[i].1));
+            }
+            for i in 0..N {
+                let of = i * self.dim..(i + 1) * self.dim;
+                put_together::<S>(&mut outs[of.clone()], &fresh[of], weights[i]);
             }
         }
     }
 
-    /// Scores to probabilities (unnormalised), and the running maximum, sum and output rescaled.
+    /// Scores to probabilities (unnormalised) of this block alone, and the running maximum and sum moved on. Returns what
+    /// the output so far and that of this block are to be multiplied by.
     ///
     /// # Safety
-    /// Inside `Isa::run`; `scores` holds 64 values, `out` `dim`.
+    /// Inside `Isa::run`; `scores` holds 64 values.
     #[inline(always)]
-    unsafe fn soften<S: Simd>(
-        &self,
-        query: &mut Query,
-        scores: &mut [f32],
-        (from, to): (usize, usize),
-        out: &mut [f32],
-    ) {
+    unsafe fn soften<S: Simd>(&self, query: &mut Query, scores: &mut [f32], (from, to): (usize, usize)) -> (f32, f32) {
         if let Some(cap) = self.softcap {
             for s in &mut scores[from..to] {
                 *s = cap * (*s / cap).tanh();
             }
         }
-        // SAFETY: all vectors are 16 values inside `scores` or `out`, whose length is a multiple of 16.
+        // SAFETY: all vectors are 16 values inside `scores`.
         unsafe {
             // A NaN score does not win the maximum, but exp passes it on into the sum.
-            let max = scores[from..to].iter().fold(query.max, |m, &s| if s > m { s } else { m });
-            let (top, keep) = (S::splat(max), exp_one::<S>(query.max - max));
+            let top = scores[from..to].iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
             let mut sum = S::splat(0.0);
             for j in 0..QUARTERS {
                 let p = scores.as_mut_ptr().add(j * LANES);
-                S::store(p, exp::<S>(S::sub(S::load(p), top)));
+                S::store(p, exp::<S>(S::sub(S::load(p), S::splat(top))));
             }
             scores[..from].fill(0.0);
             scores[to..KV_BLOCK].fill(0.0);
             for j in 0..QUARTERS {
                 sum = S::add(sum, S::load(scores.as_ptr().add(j * LANES)));
             }
-            query.sum = query.sum * keep + S::sum(sum);
-            query.max = max;
-            if keep != 1.0 {
-                for o in out.iter_mut() {
-                    *o *= keep;
-                }
-            }
+            query.group.take::<S>(Softmax { max: top, sum: S::sum(sum) })
         }
     }
 
@@ -282,6 +328,22 @@ impl Block {
             }
         }
         W * LANES
+    }
+}
+
+/// `out = out * keep + later * add`.
+///
+/// # Safety
+/// Inside `Isa::run`; both hold the same number of values, whole groups of lanes.
+#[inline(always)]
+unsafe fn put_together<S: Simd>(out: &mut [f32], later: &[f32], (keep, add): (f32, f32)) {
+    // SAFETY: as above.
+    unsafe {
+        let (keep, add) = (S::splat(keep), S::splat(add));
+        for d in (0..out.len()).step_by(LANES) {
+            let at = out.as_mut_ptr().add(d);
+            S::store(at, S::fma(S::load(later.as_ptr().add(d)), add, S::mul(S::load(at), keep)));
+        }
     }
 }
 

@@ -300,7 +300,8 @@ impl Shared {
             Work::Rows(ops) => {
                 for row in units {
                     for op in ops {
-                        // SAFETY: rows are shared out, so this worker alone has row `row` until the phase ends.
+                        // SAFETY: rows are shared out, so this worker alone has row `row` until the phase ends; that each
+                        // writes a place of its own in the cache is what `Batch::validate` saw to.
                         unsafe { self.row_op(op, batch, row) };
                     }
                 }

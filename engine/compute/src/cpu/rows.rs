@@ -1,4 +1,5 @@
-//! Kernels that work on one row: norms, activation, statistics of logits. Sums run in 16 lanes, folded 8, 4, 2, 1.
+//! Kernels that work on one row: norms, activation, statistics of logits. A sum runs in 128 lanes, one for
+//! each thread that a GPU gives to it.
 
 use super::simd::{Kernel, LANES, Simd, exp};
 use crate::program::{Act, NormKind};
@@ -67,21 +68,25 @@ fn stable_scale<S: Simd>(x: &[f32], n: f32, eps: f32) -> f32 {
     1.0 / (squares / n).sqrt() / max
 }
 
-/// Sum of `f` over a slice in the contract's order.
+/// Lanes of a sum.
+const SUM_LANES: usize = 128;
+
+/// Sum of `f` over a slice in the contract's order: lane l takes every k = l mod 128, ascending; 32 neighbouring lanes
+/// are folded 16, 8, 4, 2, 1, and the four sums added by twos.
 #[inline(always)]
 fn sum<S: Simd>(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let (whole, rest) = groups(x.len());
-    let mut lanes = [0f32; LANES];
-    for group in x[..whole].chunks_exact(LANES) {
-        for l in 0..LANES {
-            lanes[l] += f(group[l]);
+    let mut lanes = [0f32; SUM_LANES];
+    for group in x.chunks(SUM_LANES) {
+        for (lane, &x) in lanes.iter_mut().zip(group) {
+            *lane += f(x);
         }
     }
-    for l in 0..rest {
-        lanes[l] += f(x[whole + l]);
+    let mut parts = [0f32; SUM_LANES / (2 * LANES)];
+    for (part, lanes) in parts.iter_mut().zip(lanes.chunks_exact(2 * LANES)) {
+        // SAFETY: inside `Isa::run`; there are twice 16 lanes.
+        *part = unsafe { S::sum(S::add(S::load(lanes.as_ptr()), S::load(lanes.as_ptr().add(LANES)))) };
     }
-    // SAFETY: inside `Isa::run`; the array has 16 elements.
-    unsafe { S::sum(S::load(lanes.as_ptr())) }
+    (parts[0] + parts[1]) + (parts[2] + parts[3])
 }
 
 /// `out = act(gate) * up`.

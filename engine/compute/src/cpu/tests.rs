@@ -307,6 +307,10 @@ fn bad_batches_are_refused() {
             let e = r.step(&Batch { rows: &rows, tables: &[table] }, &mut Output::default(), &mut NoTap);
             assert!(e.is_err(), "{} took {rows:?}", backend.name());
         }
+        // Two sequences whose rows would write the same slot.
+        let rows = [row(0, 3, 1, Want::Argmax), row(1, 3, 1, Want::Argmax)];
+        let e = r.step(&Batch { rows: &rows, tables: &[&[0], &[0]] }, &mut Output::default(), &mut NoTap);
+        assert!(e.is_err(), "{} took two rows for one slot", backend.name());
     }
 }
 

@@ -9,25 +9,33 @@
 //! Activations are quantised to int8 in blocks of 32 (see [`super::acts`]). For output row r and activation column c:
 //!
 //! ```text
-//! acc = 0
-//! for each run s of SUB weights, ascending:
-//!     dot = exact integer sum of q * a over the run
-//!     acc = fma(scale[r][s] * act_scale[c][block], dot, acc)
-//!     acc = fma(-min[r][s], act_scale[c][block] * act_sum[c][block], acc)      formats with a minimum
-//! out = acc + bias
+//! sum = 0
+//! for each run of 256 weights, ascending (the last may be shorter):
+//!     acc = 0
+//!     for each s of SUB weights of the run, ascending:
+//!         dot = exact integer sum of q * a
+//!         acc = fma(scale[r][s] * act_scale[c][block], dot, acc)
+//!         acc = fma(-min[r][s], act_scale[c][block] * act_sum[c][block], acc)      formats with a minimum
+//!     sum = sum + acc
+//! out = sum + bias
 //! ```
+//!
+//! Runs are sums of their own so that a GPU can give each to a thread.
 //!
 //! Nothing in this depends on how many columns are computed together, on the thread, or on the vector width.
 
 use std::ops::Range;
 
-use super::acts::Acts;
+use super::acts::{Acts, PanelView};
 use super::isa::Isa;
 use super::shared::SharedMatrix;
 use super::simd::{Kernel, LANES, Simd};
 
 /// Output rows in a tile.
 pub const TILE_ROWS: usize = LANES;
+
+/// Weights of a row that are summed up before they are added to the others.
+pub const RUN: usize = 256;
 
 /// How far ahead of what is being multiplied weights are asked for. Measured: 1 KB is no better than none, 4 to 16 KB
 /// are alike.
@@ -165,51 +173,75 @@ unsafe fn columns<S: Simd, F: TileFormat, const N: usize, const FIRST: bool>(
     // SAFETY: (for the whole body) chunk and step run over exactly the blocks that tile and panel hold, `N` is the
     // panel's number of columns, and the instructions exist because the caller is inside `Isa::run`.
     unsafe {
-        let mut acc = [S::splat(0.0); N];
-        for chunk in 0..job.cols / F::BLOCK {
-            let p = weights.add(chunk * F::CHUNK_BYTES);
-            for step in 0..steps {
-                let at = (chunk * steps + step) * N;
-                if FIRST {
-                    let lines = F::CHUNK_BYTES.div_ceil(64 * steps);
-                    for line in 0..lines {
-                        S::prefetch(p.wrapping_add(AHEAD + (step * lines + line) * 64));
+        let chunks = job.cols / F::BLOCK;
+        let mut sums = [S::splat(0.0); N];
+        for run in (0..chunks).step_by(RUN / F::BLOCK) {
+            let mut acc = [S::splat(0.0); N];
+            for chunk in run..(run + RUN / F::BLOCK).min(chunks) {
+                let p = weights.add(chunk * F::CHUNK_BYTES);
+                for step in 0..steps {
+                    if FIRST {
+                        let lines = F::CHUNK_BYTES.div_ceil(64 * steps);
+                        for line in 0..lines {
+                            S::prefetch(p.wrapping_add(AHEAD + (step * lines + line) * 64));
+                        }
                     }
+                    one_step::<S, F, N>(&mut acc, p, step, &view, (chunk * steps + step) * N);
                 }
-                let w = F::unpack::<S>(p, step);
-                if F::SUB == 32 {
-                    let scale = F::scale::<S>(p, step);
-                    let min = F::min::<S>(p, step);
-                    for c in 0..N {
-                        let sums = &*view.sums.add(at + c);
-                        let dot = dot::<S, F, 8>(&w, 0, view.quants.add((at + c) * 32), sums[0] + sums[1]);
-                        let by = S::mul(scale, S::splat(*view.scales.add(at + c)));
-                        acc[c] = S::fma(by, S::i_to_f(dot), acc[c]);
-                        if F::HAS_MIN {
-                            acc[c] = S::fnma(min, S::splat(*view.scaled_sums.add(at + c)), acc[c]);
-                        }
-                    }
-                } else {
-                    let scale = [F::scale::<S>(p, 2 * step), F::scale::<S>(p, 2 * step + 1)];
-                    let min = [F::min::<S>(p, 2 * step), F::min::<S>(p, 2 * step + 1)];
-                    for c in 0..N {
-                        let sums = &*view.sums.add(at + c);
-                        let quants = view.quants.add((at + c) * 32);
-                        let act_scale = S::splat(*view.scales.add(at + c));
-                        for half in 0..2 {
-                            let dot = dot::<S, F, 4>(&w, 4 * half, quants, sums[half]);
-                            acc[c] = S::fma(S::mul(scale[half], act_scale), S::i_to_f(dot), acc[c]);
-                            if F::HAS_MIN {
-                                let sum = *view.scales.add(at + c) * sums[half] as f32;
-                                acc[c] = S::fnma(min[half], S::splat(sum), acc[c]);
-                            }
-                        }
+            }
+            for c in 0..N {
+                sums[c] = S::add(sums[c], acc[c]);
+            }
+        }
+        for (c, &sum) in sums.iter().enumerate() {
+            store::<S>(job, panel * S::COLUMNS + c, tile, sum);
+        }
+    }
+}
+
+/// Adds the products of step `step` of the chunk at `p` and the `N` blocks of activations from `at` on.
+///
+/// # Safety
+/// Inside `Isa::run`; `p` points to a whole chunk, and the panel has the blocks.
+#[inline(always)]
+unsafe fn one_step<S: Simd, F: TileFormat, const N: usize>(
+    acc: &mut [S::F; N],
+    p: *const u8,
+    step: usize,
+    view: &PanelView,
+    at: usize,
+) {
+    // SAFETY: what the caller promises; a step of a chunk has one run of scales, or two.
+    unsafe {
+        let w = F::unpack::<S>(p, step);
+        if F::SUB == 32 {
+            let scale = F::scale::<S>(p, step);
+            let min = F::min::<S>(p, step);
+            for c in 0..N {
+                let sums = &*view.sums.add(at + c);
+                let dot = dot::<S, F, 8>(&w, 0, view.quants.add((at + c) * 32), sums[0] + sums[1]);
+                let by = S::mul(scale, S::splat(*view.scales.add(at + c)));
+                acc[c] = S::fma(by, S::i_to_f(dot), acc[c]);
+                if F::HAS_MIN {
+                    acc[c] = S::fnma(min, S::splat(*view.scaled_sums.add(at + c)), acc[c]);
+                }
+            }
+        } else {
+            let scale = [F::scale::<S>(p, 2 * step), F::scale::<S>(p, 2 * step + 1)];
+            let min = [F::min::<S>(p, 2 * step), F::min::<S>(p, 2 * step + 1)];
+            for c in 0..N {
+                let sums = &*view.sums.add(at + c);
+                let quants = view.quants.add((at + c) * 32);
+                let act_scale = S::splat(*view.scales.add(at + c));
+                for half in 0..2 {
+                    let dot = dot::<S, F, 4>(&w, 4 * half, quants, sums[half]);
+                    acc[c] = S::fma(S::mul(scale[half], act_scale), S::i_to_f(dot), acc[c]);
+                    if F::HAS_MIN {
+                        let sum = *view.scales.add(at + c) * sums[half] as f32;
+                        acc[c] = S::fnma(min[half], S::splat(sum), acc[c]);
                     }
                 }
             }
-        }
-        for (c, &sum) in acc.iter().enumerate() {
-            store::<S>(job, panel * S::COLUMNS + c, tile, sum);
         }
     }
 }

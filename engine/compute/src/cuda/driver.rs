@@ -167,21 +167,23 @@ impl Device {
                     "the device has compute capability {major}.{minor}, 7.0 is needed"
                 )));
             }
-            let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
-            checked(sys::cuDevicePrimaryCtxRetain(&mut context, device), "cuDevicePrimaryCtxRetain").map_err(broken)?;
-            checked(sys::cuCtxSetCurrent(context), "cuCtxSetCurrent").map_err(broken)?;
-            let non_blocking = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-            checked(sys::cuStreamCreate(&mut stream, non_blocking), "cuStreamCreate").map_err(broken)?;
-            Ok(Arc::new(Device {
+            let mut opened = Device {
                 name: CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned(),
                 capability,
                 driver,
                 processors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
                 programmatic: capability >= 90 && driver >= PROGRAMMATIC_DRIVER,
                 device,
-                context,
-                stream,
-            }))
+                context: std::ptr::null_mut(),
+                stream: std::ptr::null_mut(),
+            };
+            // From here on whatever fails drops the device, which gives back what it has.
+            checked(sys::cuDevicePrimaryCtxRetain(&mut opened.context, device), "cuDevicePrimaryCtxRetain")
+                .map_err(broken)?;
+            opened.enter().map_err(broken)?;
+            let non_blocking = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            checked(sys::cuStreamCreate(&mut opened.stream, non_blocking), "cuStreamCreate").map_err(broken)?;
+            Ok(Arc::new(opened))
         }
     }
 
@@ -266,9 +268,12 @@ impl Device {
             checked(sys::cuStreamBeginCapture_v2(self.stream, relaxed), "cuStreamBeginCapture")?;
             let done = work();
             let ended = checked(sys::cuStreamEndCapture(self.stream, &mut graph), "cuStreamEndCapture");
-            done.and(ended)?;
-            let made = checked(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0), "cuGraphInstantiate");
-            sys::cuGraphDestroy(graph);
+            let made = done
+                .and(ended)
+                .and_then(|()| checked(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0), "cuGraphInstantiate"));
+            if !graph.is_null() {
+                sys::cuGraphDestroy(graph);
+            }
             made?;
         }
         Ok(Graph { exec, device: self.clone() })
@@ -277,10 +282,15 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: nobody holds the device any more; both handles are ours.
+        // SAFETY: nobody holds the device any more; handles that are not null are ours.
         unsafe {
+            if self.context.is_null() {
+                return;
+            }
             sys::cuCtxSetCurrent(self.context);
-            sys::cuStreamDestroy_v2(self.stream);
+            if !self.stream.is_null() {
+                sys::cuStreamDestroy_v2(self.stream);
+            }
             sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }
     }

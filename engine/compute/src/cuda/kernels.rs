@@ -6,9 +6,9 @@ use super::driver::{Device, Kernel, Module};
 use super::images;
 use crate::error::Result;
 
-/// Dynamic shared memory that a kernel may ask for.
-pub(super) const NORM_SHARED: u32 = 64 << 10;
-pub(super) const PRODUCT_SHARED: u32 = 52 << 10;
+/// Dynamic shared memory that a kernel may ask for. Chips of 7.5 have 64 KiB, of which a kernel's own takes some.
+pub(super) const NORM_SHARED: u32 = 62 << 10;
+pub(super) const PRODUCT_SHARED: u32 = 62 << 10;
 
 macro_rules! kernels {
     ($($name:ident $shared:expr),* $(,)?) => {
@@ -30,8 +30,8 @@ macro_rules! kernels {
 }
 
 kernels! {
-    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_few 0, attend_many 0, product_one PRODUCT_SHARED,
-    product_many 0, float_one 0, float_many 0, stats 0, stats_merge 0,
+    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_one 0, attend_few 0, attend_many 0, product_one PRODUCT_SHARED,
+    product_gated PRODUCT_SHARED, product_many 0, float_one 0, float_many 0, stats 0, stats_merge 0,
 }
 
 /// Arguments of kernels: plain numbers and addresses, no padding.
@@ -81,22 +81,29 @@ arguments! {
     }
     /// `map_rows`.
     Map [64] { src: u64, other: u64, dst: u64, width: i32, op: i32, gather: i32, scale: f32, acts: Acts }
-    /// `rope_rows`.
+    /// `rope_rows`, `attend_one`.
     Rope [80] {
         q: u64, k: u64, v: u64, turns_q: u64, turns_k: u64, layer_at: u64, heads: i32, kv_heads: i32,
         head_dim: i32, pairs_q: i32, pairs_k: i32, interleaved_q: i32, interleaved_k: i32, unused: i32,
     }
-    /// `attend_few`, `attend_many`.
-    Attend [80] {
+    /// `attend_one`, `attend_few`, `attend_many`.
+    Attend [112] {
         q: u64, dst: u64, layer_at: u64, heads: i32, kv_heads: i32, head_dim: i32, visible: i32,
-        scale: f32, softcap: f32, rows: i32, unused: i32, acts: Acts,
+        scale: f32, softcap: f32, rows: i32, splits: i32, acts: Acts,
+        sums: u64, tops: u64, arrived: u64, stride: i32, unused: i32,
     }
     /// One matrix of a product.
-    Part [40] { weights: u64, bias: u64, out: u64, rows: i32, kind: i32, first_tile: i32, unused: i32 }
-    /// `product_one`, `product_many`.
-    Product [200] { parts: Parts, count: i32, steps: i32, columns: i32, unused: i32, acts: Acts }
+    Part [48] { weights: u64, bias: u64, out: u64, add: u64, rows: i32, kind: i32, first_tile: i32, unused: i32 }
+    /// A norm that a product does itself; no address: none.
+    Before [24] { x: u64, weight: u64, eps: f32, unused: i32 }
+    /// The activation of a gate.
+    After [40] { dst: u64, acts: Acts, op: i32, unused: i32 }
+    /// `product_one`, `product_gated`, `product_many`.
+    Product [296] {
+        parts: Parts, count: i32, steps: i32, columns: i32, run: i32, acts: Acts, before: Before, after: After,
+    }
     /// `float_one`, `float_many`.
-    FloatProduct [184] { parts: Parts, count: i32, cols: i32, columns: i32, unused: i32, x: u64 }
+    FloatProduct [216] { parts: Parts, count: i32, cols: i32, columns: i32, unused: i32, x: u64 }
     /// What `stats_merge` gives for a row of logits.
     Stats [16] { max: f32, argmax: u32, sum: f32, finite: u32 }
 }

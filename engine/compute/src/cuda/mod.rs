@@ -3,8 +3,8 @@
 //! # The numerics contract here
 //!
 //! Weights lie in the tiles of the CPU ([`crate::cpu::tile`]), activations are quantised by the same rule, dot products
-//! of a block are exact integers, and blocks are combined in f32 in ascending order of k: by one lane per output, while
-//! the others compute the next dot products. Norms, rotations, activations and the softmax are written in the CPU's
+//! of a block are exact integers, and blocks are combined in f32 in ascending order of k within runs of 256, which a
+//! thread has each. Norms, rotations, activations and the softmax are written in the CPU's
 //! order with the CPU's `exp`, and nothing is contracted. Logits are therefore those of the CPU, bit for bit, for every
 //! batch, every chunk and every device. Two numbers are not: the guard's log-sum-exp (a sum over the vocabulary, in
 //! another fixed order), and a soft-capped score (`tanh` is the device library's).
@@ -14,6 +14,16 @@
 //! `prepare` uploads the tiles and makes a [`plan`]. A step is one upload (rows, block tables, ranges), its kernels, and
 //! one download (the guard's numbers; logits where they were asked for). The kernels of a small batch are recorded once
 //! as a graph. The KV cache stays on the device, in slabs of blocks of half-precision K and V.
+//!
+//! A single row takes five kernels a layer: a product norms its input itself where nobody else reads it, adds its result
+//! to the residual, and turns a gate into activations for the next product; attention rotates and appends. Attention over
+//! a long context is shared out over blocks of threads, and the last of them puts their sums together in order. Every
+//! kernel lets the next start at once: that one reads weights and what earlier steps left in the cache, and then waits.
+//!
+//! Tried on one H100 and dropped: asking for later weights by bulk prefetches into the second level cache (7 % slower: a
+//! kernel seems not to end before they do); tensor cores for a single row with one warp adding up (11 us a kernel);
+//! blocks of 640 threads, so that all runs of a long row are read at once (faster alone, slower in a graph: the next
+//! kernel finds no registers).
 
 pub mod driver;
 mod images;

@@ -5,17 +5,26 @@ use std::sync::Arc;
 
 use super::Cuda;
 use super::driver::{Device, Graph, Kernel, Memory, Pinned};
-use super::kernels::{self as k, Argument, Kernels, NORM_SHARED, Stats};
+use super::kernels::{self as k, Argument, Kernels, NORM_SHARED, PRODUCT_SHARED, Stats};
 use super::plan::{Elementwise, Node, Plan, Turn, Work};
-use super::storage::{PANEL, Room, STEP, Weights, stats_pieces, upload};
+use super::storage::{PANEL, Room, STEP, Splits, Weights, stats_pieces, upload};
 use crate::backend::{Batch, Counters, Interest, Output, RowOutput, Runner, Tap, Want, top_k};
-use crate::cpu::tile::TILE_ROWS;
+use crate::cpu::attend::GROUP;
+use crate::cpu::tile::{RUN, TILE_ROWS};
 use crate::error::{Error, Result};
 use crate::program::{KV_BLOCK, Op, Program, RopeLayout, RopeTable, WeightId};
 
-/// Steps that a warp takes at once, and warps that compute dot products, in `product_one`.
-const PIECE: usize = 8;
-const PRODUCERS: usize = 7;
+/// Steps of a run of weights, which sixteen threads of `product_one` or `product_gated` sum up.
+const RUN_STEPS: usize = RUN / STEP;
+/// Threads of a block at most: half of what has registers, so that the next kernel's can already read their weights; of a
+/// gate a third. And for a norm on the way.
+const THREADS: usize = 320;
+const THREADS_GATE: usize = 192;
+const THREADS_NORM: usize = 192;
+/// Blocks of threads of `product_one` for each multiprocessor, where there are enough tiles.
+const BLOCKS_EACH: usize = 2;
+/// Bytes of what is known of a block of activations.
+const ACT_META: usize = 16;
 /// Elements of a head that `attend_rows` has threads for.
 const HEAD_DIM_MAX: usize = 256;
 /// Blocks of the KV cache that are allocated together, and the most there can be.
@@ -25,6 +34,11 @@ const BLOCKS_MAX: usize = 1 << 16;
 const GRAPH_ROWS_MAX: usize = 64;
 /// Up to here attention has the device to itself.
 const FEW_ROWS: usize = 8;
+/// Elements of a head for which one kernel rotates, appends and attends.
+const WHOLE_HEADS: [usize; 2] = [64, 128];
+/// Positions in a group, and blocks of threads of one head at most.
+const GROUP_POSITIONS: usize = GROUP * KV_BLOCK;
+const SPLITS_MAX: usize = 64;
 /// Rows whose buffers are there at once: a longer batch runs in parts, which costs launches and saves memory.
 const ROWS_AT_ONCE: usize = 256;
 /// Graphs that are kept.
@@ -32,7 +46,7 @@ const GRAPHS_MAX: usize = 32;
 
 pub(super) struct CudaRunner {
     // Graphs hold addresses of everything below: they go first.
-    graphs: HashMap<(usize, usize), Graph>,
+    graphs: HashMap<(usize, usize, usize), Graph>,
     device: Arc<Device>,
     kernels: Arc<Kernels>,
     name: String,
@@ -42,6 +56,9 @@ pub(super) struct CudaRunner {
     room: Option<Room>,
     /// Whether a long batch may run in parts: no row sees later ones, and nobody looks at whole batches.
     in_parts: bool,
+    splits: Option<Splits>,
+    /// Blocks of threads of one head in this step.
+    split: usize,
     /// For each rope table: cos and sin of the positions so far.
     turns: Vec<Memory>,
     positions: usize,
@@ -95,6 +112,8 @@ impl CudaRunner {
             weights,
             room: None,
             in_parts,
+            splits: None,
+            split: 1,
             slabs: Vec::new(),
             blocks: Vec::new(),
             reserved: 0,
@@ -127,43 +146,13 @@ fn possible(work: &Work, program: &Program) -> Result<()> {
 impl Runner for CudaRunner {
     fn step(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
         batch.validate(&self.program, self.reserved)?;
-        if self.in_parts && batch.rows.len() > ROWS_AT_ONCE {
-            return self.parts(batch, out, tap);
-        }
         self.device.enter()?;
-        let rows = batch.rows.len();
-        self.wanted.clear();
-        self.wanted.extend((0..rows).filter(|&r| !matches!(batch.rows[r].want, Want::Nothing | Want::Hidden)));
-        self.make_room(batch)?;
-        let uploaded = self.write_inputs(batch)?;
-        let (wanted, taps) = (self.wanted.len(), self.plan.nodes.iter().any(|n| !n.taps.is_empty()));
-        if taps || rows > GRAPH_ROWS_MAX {
-            for node in &self.plan.nodes {
-                self.issue(node, rows)?;
-                for t in &node.taps {
-                    let values = self.buffer_values(t.buffer, 0, rows)?;
-                    tap.observe(t.index, t.tag, rows, &values);
-                }
-            }
+        if self.in_parts && batch.rows.len() > ROWS_AT_ONCE {
+            self.parts(batch, out, tap)?;
         } else {
-            if !self.graphs.contains_key(&(rows, wanted)) {
-                if self.graphs.len() == GRAPHS_MAX {
-                    self.graphs.clear();
-                }
-                let graph = self.device.record(|| self.plan.nodes.iter().try_for_each(|n| self.issue(n, rows)))?;
-                self.graphs.insert((rows, wanted), graph);
-            }
-            //= F-GPU-120 F-GPU-121 F-GPU-122 F-GPU-123 F-GPU-124 F-CRIT-003
-            // SAFETY: what was recorded uses weights, buffers, tables and cache of this runner, which live; whoever
-            // replaces one of them clears the graphs first.
-            unsafe { self.graphs[&(rows, wanted)].launch()? };
+            self.part(batch, out, tap)?;
         }
-        let downloaded = self.finish(batch, out)?;
         self.counters.steps += 1;
-        self.counters.rows += rows as u64;
-        self.counters.kernels += self.plan.nodes.len() as u64;
-        self.counters.copied_bytes += (uploaded + downloaded) as u64;
-        self.counters.weight_passes += self.passes(rows, wanted);
         Ok(())
     }
 
@@ -182,6 +171,7 @@ impl Runner for CudaRunner {
         self.blocks.extend((0..more).map(|i| slab.address() + (i * self.block_bytes) as u64));
         self.slabs.push(slab);
         self.reserved = count;
+        self.counters.kv_blocks = self.blocks.len() as u64;
         self.counters.kv_bytes = (self.blocks.len() * self.block_bytes) as u64;
         Ok(())
     }
@@ -210,12 +200,50 @@ impl Runner for CudaRunner {
 }
 
 impl CudaRunner {
+    /// Runs a batch that has room.
+    fn part(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
+        let rows = batch.rows.len();
+        self.wanted.clear();
+        self.wanted.extend((0..rows).filter(|&r| !matches!(batch.rows[r].want, Want::Nothing | Want::Hidden)));
+        self.make_room(batch)?;
+        let uploaded = self.write_inputs(batch)?;
+        let (wanted, taps) = (self.wanted.len(), self.plan.nodes.iter().any(|n| !n.taps.is_empty()));
+        if taps || rows > GRAPH_ROWS_MAX {
+            for (i, node) in self.plan.nodes.iter().enumerate() {
+                self.issue(i, rows)?;
+                for t in &node.taps {
+                    let values = self.buffer_values(t.buffer, 0, rows)?;
+                    tap.observe(t.index, t.tag, rows, &values);
+                }
+            }
+        } else {
+            let key = (rows, wanted, self.split);
+            if !self.graphs.contains_key(&key) {
+                if self.graphs.len() == GRAPHS_MAX {
+                    self.graphs.clear();
+                }
+                let graph = self.device.record(|| (0..self.plan.nodes.len()).try_for_each(|i| self.issue(i, rows)))?;
+                self.graphs.insert(key, graph);
+            }
+            //= F-GPU-120 F-GPU-121 F-GPU-122 F-GPU-123 F-GPU-124 F-CRIT-003
+            // SAFETY: what was recorded uses weights, buffers, tables and cache of this runner, which live; whoever
+            // replaces one of them clears the graphs first.
+            unsafe { self.graphs[&key].launch()? };
+        }
+        let downloaded = self.finish(batch, out)?;
+        self.counters.rows += rows as u64;
+        self.counters.kernels += self.plan.nodes.iter().filter(|n| rows > 1 || !n.joined).count() as u64;
+        self.counters.copied_bytes += (uploaded + downloaded) as u64;
+        self.counters.weight_passes += self.passes(rows, wanted);
+        Ok(())
+    }
+
     /// Runs a long batch part by part.
     //= F-GPU-125
     fn parts(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
         let mut rows = Vec::with_capacity(batch.rows.len());
         for part in batch.rows.chunks(ROWS_AT_ONCE) {
-            self.step(&Batch { rows: part, tables: batch.tables }, out, tap)?;
+            self.part(&Batch { rows: part, tables: batch.tables }, out, tap)?;
             rows.append(&mut out.rows);
         }
         out.rows = rows;
@@ -250,11 +278,36 @@ impl CudaRunner {
             }
             self.positions = count;
         }
+        self.make_splits(batch)?;
         let bytes = input_bytes(batch, self.plan.visible.len(), wanted);
         if bytes > self.staging.bytes() {
             self.graphs.clear();
             self.inputs = self.device.zeroed(2 * bytes, "inputs of a step")?;
             self.staging = Pinned::new(&self.device, 2 * bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Decides how many blocks of threads share a head, so that few rows with a long context use the whole device.
+    fn make_splits(&mut self, batch: &Batch<'_>) -> Result<()> {
+        self.split = 1;
+        let rows = batch.rows.len();
+        if rows > FEW_ROWS {
+            return Ok(());
+        }
+        let groups = |op: &Op, r: usize| {
+            let (from, to) = batch.visible(op, r);
+            to.div_ceil(GROUP_POSITIONS) - from / GROUP_POSITIONS
+        };
+        let most = self.plan.visible.iter().flat_map(|op| (0..rows).map(move |r| groups(op, r))).max().unwrap_or(0);
+        self.split = most.next_power_of_two().min(SPLITS_MAX);
+        let fits = self.splits.as_ref().is_some_and(|s| s.rows >= rows && s.stride >= most);
+        if self.split > 1 && !fits {
+            let before = self.splits.as_ref().map_or((0, 0), |s| (s.rows, s.stride));
+            self.graphs.clear();
+            self.splits = None;
+            let (rows, stride) = (rows.max(before.0), most.next_power_of_two().max(before.1));
+            self.splits = Some(Splits::new(&self.device, &self.program, rows, stride)?);
         }
         Ok(())
     }
@@ -340,7 +393,11 @@ impl CudaRunner {
     }
 
     /// Asks the stream for one node.
-    fn issue(&self, node: &Node, rows: usize) -> Result<()> {
+    fn issue(&self, index: usize, rows: usize) -> Result<()> {
+        let node = &self.plan.nodes[index];
+        if node.joined && rows == 1 {
+            return Ok(());
+        }
         let inputs = self.input_places(rows);
         let ks = &*self.kernels;
         let width = |id: usize| self.program.buffers[id];
@@ -388,12 +445,29 @@ impl CudaRunner {
                 let p = k::Rope { q, turns_q, heads, head_dim, pairs_q, interleaved_q, ..k::Rope::default() };
                 self.launch(&ks.rope_rows, [rows, turn.heads], 64, 0, &[p.bytes(), inputs.bytes()])
             }
-            Work::Attend { op, q, k, visible, quantise } => {
-                self.attend(op, [q.as_ref(), k.as_ref()], *visible, *quantise, rows, &inputs)
+            Work::Attend { op, q, k, visible, quantise, whole } => {
+                let whole = *whole && rows == 1;
+                self.attend(op, [q.as_ref(), k.as_ref()], *visible, *quantise, rows, &inputs, whole)
             }
-            Work::Product { src, packed, parts } => {
-                let list = parts.iter().map(|p| (p.weight, vector(&p.bias), self.buf(p.dst)));
-                self.product(list, *packed, self.acts(*src, true), self.buf(*src), rows)
+            Work::Product { src, packed, parts, norm, gate } => {
+                let list = parts.iter().map(|p| {
+                    let part = k::Part { bias: vector(&p.bias), out: self.buf(p.dst), ..k::Part::default() };
+                    (p.weight, k::Part { add: p.add.map_or(0, |b| self.buf(b)), ..part })
+                });
+                let before = match &self.plan.nodes[index.saturating_sub(1)].work {
+                    Work::Norm { src, weight, eps, .. } if *norm => {
+                        k::Before { x: self.buf(*src), weight: vector(weight), eps: *eps, unused: 0 }
+                    }
+                    _ => k::Before::default(),
+                };
+                let after = match self.plan.nodes.get(index + 1).map(|n| &n.work) {
+                    Some(Work::Map { op, dst: Some(dst), .. }) if *gate => {
+                        Some(k::After { dst: self.buf(*dst), acts: self.acts(*dst, true), op: *op as i32, unused: 0 })
+                    }
+                    _ => None,
+                };
+                let input = Input { acts: self.acts(*src, true), x: self.buf(*src), packed: *packed, columns: rows };
+                self.product(list, &input, before, after)
             }
             Work::Logits { src, weight, scale } => self.logits(*src, *weight, *scale, &inputs),
         }
@@ -415,6 +489,7 @@ impl CudaRunner {
         quantise: bool,
         rows: usize,
         inputs: &k::Inputs,
+        whole: bool,
     ) -> Result<()> {
         let Op::Attend { q, k, v, dst, layer, heads, scale, softcap, .. } = op else { return Ok(()) };
         let kv = self.program.kv[*layer];
@@ -425,7 +500,7 @@ impl CudaRunner {
         let (kv_heads, head_dim) = (kv.heads as i32, kv.head_dim as i32);
         // Queries that do not turn need no threads.
         let turned = if q_turn.is_some() { *heads } else { 0 };
-        let p = k::Rope {
+        let rope = k::Rope {
             q: buf(q),
             k: buf(k),
             v: buf(v),
@@ -441,7 +516,12 @@ impl CudaRunner {
             interleaved_k,
             unused: 0,
         };
-        self.launch(&self.kernels.rope_rows, [rows, turned + kv.heads], 64, 0, &[p.bytes(), inputs.bytes()])?;
+        let whole = whole && WHOLE_HEADS.contains(&kv.head_dim);
+        if !whole {
+            let grid = [rows, turned + kv.heads];
+            self.launch(&self.kernels.rope_rows, grid, 64, 0, &[rope.bytes(), inputs.bytes()])?;
+        }
+        let splits = self.splits.as_ref();
         let p = k::Attend {
             q: buf(q),
             dst: buf(dst),
@@ -453,68 +533,97 @@ impl CudaRunner {
             scale: *scale,
             softcap: softcap.unwrap_or(0.0),
             rows: rows as i32,
-            unused: 0,
+            splits: self.split as i32,
             acts: self.acts(dst.0 as usize, quantise),
+            sums: splits.map_or(0, |s| at(&s.sums)),
+            tops: splits.map_or(0, |s| at(&s.tops)),
+            arrived: splits.map_or(0, |s| at(&s.arrived)),
+            stride: splits.map_or(0, |s| s.stride as i32),
+            unused: 0,
         };
+        if whole {
+            let arguments = [p.bytes(), rope.bytes(), inputs.bytes()];
+            return self.launch(&self.kernels.attend_one, [self.split, *heads], 128, 0, &arguments);
+        }
         //= F-GPU-131
         let kernel = if rows <= FEW_ROWS { &self.kernels.attend_few } else { &self.kernels.attend_many };
-        self.launch(kernel, [rows, *heads], 256, 0, &[p.bytes(), inputs.bytes()])
+        self.launch(kernel, [rows * self.split, *heads], 256, 0, &[p.bytes(), inputs.bytes()])
     }
 
     fn matrix(&self, id: WeightId) -> u64 {
         self.weights.matrices[id.0 as usize].expect("invariant: every matrix was uploaded")
     }
 
-    /// Matrices (weight, bias, output) over one input of `columns` rows.
+    /// Matrices (weight, and where its rows go) over one input. Only one row may bring a norm before or a gate after.
     fn product(
         &self,
-        list: impl Iterator<Item = (WeightId, u64, u64)>,
-        packed: bool,
-        acts: k::Acts,
-        x: u64,
-        columns: usize,
+        list: impl Iterator<Item = (WeightId, k::Part)>,
+        input: &Input,
+        before: k::Before,
+        after: Option<k::After>,
     ) -> Result<()> {
+        let Input { acts, x, packed, columns } = *input;
         let mut parts = k::Parts::default();
-        let (mut count, mut tiles, mut cols, mut shared) = (0, 0, 0, 0);
-        for (weight, bias, out) in list {
+        let (mut count, mut tiles, mut cols) = (0, 0, 0);
+        for (weight, part) in list {
             let w = self.program.w(weight);
-            let kind = w.format.0.ggml_type as i32;
             parts[count] = k::Part {
                 weights: self.matrix(weight),
-                bias,
-                out,
                 rows: w.rows as i32,
-                kind,
+                kind: w.format.0.ggml_type as i32,
                 first_tile: tiles as i32,
-                unused: 0,
+                ..part
             };
             count += 1;
             tiles += w.rows.div_ceil(TILE_ROWS);
             cols = w.cols;
-            shared = shared.max(one_shared(kind as u32, w.cols / STEP));
         }
         if columns == 0 {
             return Ok(());
         }
         let ks = &*self.kernels;
-        let (count, columns_i) = (count as i32, columns as i32);
+        let (count_i, columns_i) = (count as i32, columns as i32);
         if !packed {
-            let p = k::FloatProduct { parts, count, cols: cols as i32, columns: columns_i, unused: 0, x };
+            let p = k::FloatProduct { parts, count: count_i, cols: cols as i32, columns: columns_i, unused: 0, x };
             return match columns {
                 1 => self.launch(&ks.float_one, [tiles, 1], 256, 0, &[p.bytes()]),
                 n => self.launch(&ks.float_many, [tiles, n.div_ceil(8)], 256, 0, &[p.bytes()]),
             };
         }
+        let steps = cols / STEP;
+        let processors = self.device.processors as usize;
+        // A block of threads has tiles of one matrix, or those of 32 elements of a gate.
+        let run = match (&after, count) {
+            (Some(_), _) => 2 * count,
+            (None, 1) => tiles.div_ceil(BLOCKS_EACH * processors),
+            _ => 1,
+        };
+        let threads_max = if after.is_some() { THREADS_GATE } else { THREADS };
+        let shape = one_shape(steps, run, threads_max, before.x != 0).filter(|_| columns == 1);
+        let run = shape.as_ref().map_or(run, |s| s.run);
         //= F-GPU-130
-        let p = k::Product { parts, count, steps: (cols / STEP) as i32, columns: columns_i, unused: 0, acts };
-        match columns {
-            1 => {
-                let threads = 32 * (1 + producers(cols / STEP));
-                self.launch(&ks.product_one, [tiles, 1], threads, shared, &[p.bytes()])
+        let p = k::Product {
+            parts,
+            count: count_i,
+            steps: steps as i32,
+            columns: columns_i,
+            run: run as i32,
+            acts,
+            before: if columns == 1 { before } else { k::Before::default() },
+            after: after.unwrap_or_default(),
+        };
+        let tiles_i = tiles as i32;
+        match shape {
+            Some(s) if after.is_some() => {
+                self.launch(&ks.product_gated, [tiles / run, 1], s.threads, s.shared, &[p.bytes()])
             }
-            n => {
-                let grid = [tiles.div_ceil(4), n.div_ceil(4 * PANEL)];
-                self.launch(&ks.product_many, grid, 128, 0, &[p.bytes(), (tiles as i32).bytes()])
+            Some(s) => {
+                let grid = [tiles.div_ceil(run), 1];
+                self.launch(&ks.product_one, grid, s.threads, s.shared, &[p.bytes(), tiles_i.bytes()])
+            }
+            None => {
+                let grid = [tiles.div_ceil(4), columns.div_ceil(4 * PANEL)];
+                self.launch(&ks.product_many, grid, 128, 0, &[p.bytes(), tiles_i.bytes()])
             }
         }
     }
@@ -534,8 +643,9 @@ impl CudaRunner {
             acts,
         };
         self.launch(&ks.map_rows, [wanted, hidden.div_ceil(256)], 256, 0, &[gather.bytes(), inputs.bytes()])?;
-        let list = [(weight, 0, at(&room.logits))].into_iter();
-        self.product(list, room.head_acts.is_some(), acts, at(&room.head), wanted)?;
+        let list = [(weight, k::Part { out: at(&room.logits), ..k::Part::default() })].into_iter();
+        let input = Input { acts, x: at(&room.head), packed: room.head_acts.is_some(), columns: wanted };
+        self.product(list, &input, k::Before::default(), None)?;
         if scale != 1.0 {
             let (src, width, op) = (at(&room.logits), vocab as i32, Elementwise::Scale as i32);
             let p = k::Map { src, dst: src, width, op, scale, ..k::Map::default() };
@@ -639,34 +749,45 @@ fn turns(table: &RopeTable, count: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Warps of `product_one` that compute dot products.
-fn producers(steps: usize) -> usize {
-    steps.div_ceil(PIECE).clamp(1, PRODUCERS)
+/// What a product reads: quantised and as it is.
+struct Input {
+    acts: k::Acts,
+    x: u64,
+    packed: bool,
+    columns: usize,
 }
 
-/// Scales of a step, and whether there are minima, of a packed format that `kernels/formats.cuh` has.
-fn packed_shape(kind: u32) -> Option<(usize, bool)> {
-    match kind {
-        10 => Some((2, true)),
-        11 | 14 => Some((2, false)),
-        3 | 7 | 12 | 13 => Some((1, true)),
-        2 | 6 | 8 | 20 | 23 => Some((1, false)),
-        _ => None,
+/// How `product_one` and `product_gated` are launched.
+struct Shape {
+    /// Tiles of a block of threads.
+    run: usize,
+    threads: usize,
+    /// Bytes of shared memory: activations, and the sums of each run of each tile, or before that the
+    /// weights of a norm.
+    shared: usize,
+}
+
+/// For rows of `steps` and blocks of threads that take `tiles` of them, or as many as there is room for. None if there is
+/// no room for one.
+fn one_shape(steps: usize, tiles: usize, threads_max: usize, norm: bool) -> Option<Shape> {
+    let runs = steps.div_ceil(RUN_STEPS);
+    let acts = steps * (STEP + ACT_META);
+    let vector = if norm { 4 * steps * STEP } else { 0 };
+    let free = (PRODUCT_SHARED as usize).checked_sub(acts)?;
+    let run = tiles.min(free / (4 * TILE_ROWS * runs));
+    if run == 0 || vector > free {
+        return None;
     }
+    // Every run at once if that is possible, or else in turns of about the same length.
+    let tasks = run * runs;
+    let workers = tasks.div_ceil(tasks.div_ceil(threads_max / TILE_ROWS));
+    let threads = (workers * TILE_ROWS).next_multiple_of(32).max(if norm { THREADS_NORM } else { 0 });
+    Some(Shape { run, threads, shared: acts + vector.max(4 * TILE_ROWS * tasks) })
 }
 
-/// Whether the kernels read this format.
+/// Whether the kernels read this format: F32, F16, BF16, and what `kernels/formats.cuh` has.
 fn is_known(kind: u32) -> bool {
-    matches!(kind, 0 | 1 | 30) || packed_shape(kind).is_some()
-}
-
-/// Shared memory of `product_one`: by, dot and minimum of each run of a segment; two segments if there are more.
-fn one_shared(kind: u32, steps: usize) -> usize {
-    let (subs, min) = packed_shape(kind).unwrap_or((1, false));
-    let runs = producers(steps) * PIECE * subs;
-    let buffer = if min { (3 * TILE_ROWS + 1) * runs } else { 2 * TILE_ROWS * runs };
-    let segments = steps.div_ceil(PIECE).div_ceil(producers(steps));
-    4 * buffer * segments.min(2)
+    matches!(kind, 0 | 1 | 30 | 2 | 3 | 6 | 7 | 8 | 10..=14 | 20 | 23)
 }
 
 #[cfg(test)]
@@ -674,13 +795,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_format_is_known_and_fits_the_shared_memory_that_is_asked_for() {
-        for spec in crate::quant::ALL {
-            assert!(is_known(spec.ggml_type), "{}", spec.name);
-            assert_eq!(packed_shape(spec.ggml_type).is_some(), spec.kernels.packing.is_some(), "{}", spec.name);
-            for steps in [1, 8, 64, 65, 1000] {
-                assert!(one_shared(spec.ggml_type, steps) <= super::super::kernels::PRODUCT_SHARED as usize);
-            }
+    fn every_format_is_known() {
+        assert!(crate::quant::ALL.iter().all(|spec| is_known(spec.ggml_type)));
+    }
+
+    /// A vector that is normed on the way, the longest rows of models that are, a gate's four tiles; and too long ones.
+    #[test]
+    fn what_is_asked_of_shared_memory_is_there() {
+        let cases = [(1, 1, true, 1), (128, 4, true, 4), (924, 1, false, 1), (512, 4, false, 4), (48, 36, false, 36)];
+        for (steps, tiles, norm, run) in cases {
+            let shape = one_shape(steps, tiles, THREADS, norm).unwrap();
+            assert_eq!(shape.run, run, "{steps}");
+            assert!(shape.threads <= THREADS && shape.shared <= PRODUCT_SHARED as usize, "{steps}");
         }
+        assert!(one_shape(1400, 1, THREADS, false).is_none());
     }
 }

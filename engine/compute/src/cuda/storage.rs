@@ -37,6 +37,38 @@ pub(super) struct Room {
     pub stats: Memory,
 }
 
+/// Where blocks of threads that share one head leave what they have.
+pub(super) struct Splits {
+    pub rows: usize,
+    /// Groups of blocks of the cache that one head may see.
+    pub stride: usize,
+    /// `[rows, heads, stride, head_dim]`: sums of each group.
+    pub sums: Memory,
+    /// `[rows, heads, stride]`: largest score and sum of exponentials.
+    pub tops: Memory,
+    /// `[rows, heads]`: who is done.
+    pub arrived: Memory,
+}
+
+impl Splits {
+    pub fn new(device: &Arc<Device>, program: &Program, rows: usize, stride: usize) -> Result<Splits> {
+        let shape = |op: &Op| match op {
+            Op::Attend { heads, layer, .. } => Some((*heads, program.kv[*layer].head_dim)),
+            _ => None,
+        };
+        let shapes = || program.steps.iter().filter_map(|s| shape(&s.op));
+        let (heads, wide) = (shapes().map(|s| s.0).max().unwrap_or(0), shapes().map(|s| s.0 * s.1).max().unwrap_or(0));
+        let what = "sums of attention";
+        Ok(Splits {
+            rows,
+            stride,
+            sums: device.zeroed(4 * rows * stride * wide, what)?,
+            tops: device.zeroed(8 * rows * stride * heads, what)?,
+            arrived: device.zeroed(4 * rows * heads, what)?,
+        })
+    }
+}
+
 /// Decodes vectors, repacks matrices, and puts all of them into one allocation.
 pub(super) fn upload(device: &Arc<Device>, program: &Program) -> Result<Weights> {
     /// What becomes of a weight.

@@ -73,7 +73,14 @@ fn pack(blocks: &[Option<&[u8]>; TILE_ROWS], out: &mut [u8]) {
 #[inline(always)]
 pub(super) unsafe fn levels<S: Simd>(p: *const u8) -> [S::B; 8] {
     // SAFETY: as the caller says; nibbles are below 16.
-    unsafe { nibbles::unpack::<S>(p).map(|q| S::b_lookup(&TABLE, q)) }
+    unsafe {
+        // A loop, not `map`: a closure does not get the instruction set, and each vector instruction becomes a call.
+        let mut q = nibbles::unpack::<S>(p);
+        for q in &mut q {
+            *q = S::b_lookup(&TABLE, *q);
+        }
+        q
+    }
 }
 
 impl TileFormat for Iq4Nl {

@@ -1,6 +1,9 @@
-// Causal attention over the block cache with an online softmax, in the order of cpu/attend.rs: blocks of 64 absolute
-// positions ascending, positions ascending within. Scores stay in shared memory.
+// Causal attention over the block cache in the order of cpu/attend.rs: every block of 64 absolute positions is a sum of
+// its own, positions ascending; the sums of four blocks, a group, and then of the groups are put together in ascending
+// order. Scores stay in shared memory. A long context is split over several blocks of threads, each with groups of its
+// own, the last of which puts their sums together.
 #include "batch.cuh"
+#include "formats.cuh"
 
 struct Attend {
     const float* q; // [rows, heads * head_dim]
@@ -8,12 +11,18 @@ struct Attend {
     u64 layer_at;   // of this layer in a block, in halves
     int heads, kv_heads, head_dim, visible; // visible: which set of ranges
     float scale, softcap; // softcap 0: none
-    int rows, unused;
+    int rows;
+    int splits; // blocks of threads of one head; with one, the rest is not used
     Acts acts;
+    float* sums;   // [rows, heads, stride, head_dim]: of each group
+    float2* tops;  // [rows, heads, stride]: largest score, sum of exponentials
+    u32* arrived;  // [rows, heads]: how many blocks of threads are done; 0 before and after
+    int stride, unused;
 };
 
-// Blocks of the cache whose scores are computed together.
-#define ABREAST 4
+// Blocks of the cache in a group, and its positions.
+#define GROUP 4
+#define GROUP_POSITIONS (GROUP * KV_BLOCK)
 #define INFINITE __int_as_float(0x7f800000)
 
 // q . k for the position of this thread, K as [dim][64]: a batch of loads, then their sum.
@@ -75,26 +84,101 @@ template <int BATCH> __device__ __forceinline__ void mix(float out[2], const flo
     }
 }
 
-// One head of one row. Threads: one per position of four blocks, then one for each two elements of the head.
+// What the blocks, or the groups, so far come to, for one element of the output.
+struct Running {
+    float max, sum, out;
+
+    __device__ __forceinline__ void take(float top, float part_sum, float part_out) {
+        const float larger = top > max ? top : max;
+        const float keep = exp_or_none(max - larger), add = exp_or_none(top - larger);
+        sum = sum * keep + part_sum * add;
+        out = fmaf(part_out, add, out * keep);
+        max = larger;
+    }
+    __device__ __forceinline__ void take(const Running& later) { take(later.max, later.sum, later.out); }
+    static __device__ __forceinline__ Running empty() { return {-INFINITE, 0.0f, 0.0f}; }
+    static __device__ __forceinline__ float exp_or_none(float x) { return x == -INFINITE ? 0.0f : exp_contract(x); }
+};
+
+// Groups whose sums are read at once.
+#define TOGETHER 8
+
+// The last block of threads of a head takes what all of them left, in order. Whether this is it.
+__device__ __forceinline__ bool put_together(const Attend& p, Running& all, size_t index, int n, int count, int* is_last) {
+    const int tid = threadIdx.x;
+    __threadfence();
+    __syncthreads();
+    if (tid == 0) {
+        *is_last = atomicAdd(p.arrived + index, 1u) == (u32)p.splits - 1;
+        if (*is_last) p.arrived[index] = 0;
+    }
+    __syncthreads();
+    if (!*is_last) return false;
+    __threadfence();
+    for (int b = 0; tid < n && b < count; b += TOGETHER) {
+        float2 top[TOGETHER];
+        float out[TOGETHER];
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            const size_t place = index * p.stride + (b + i < count ? b + i : b);
+            top[i] = __ldcg(p.tops + place);
+            out[i] = __ldcg(p.sums + place * n + tid);
+        }
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            if (b + i < count) all.take(top[i].x, top[i].y, out[i]);
+        }
+    }
+    return true;
+}
+
+// One element of a group: taken at once, or left at `place` for the last block of threads.
+DEVICE void give(const Attend& p, Running& all, const Running& sums, size_t place, int n) {
+    if (p.splits == 1) {
+        all.take(sums);
+        return;
+    }
+    p.sums[place * n + threadIdx.x] = sums.out;
+    if (threadIdx.x == 0) p.tops[place] = make_float2(sums.max, sums.sum);
+}
+
+// The groups that a block of threads has: `from .. to`, of `count`.
+struct Groups {
+    int first, count, begin, end;
+
+    DEVICE Groups(int from, int to, int split, int splits) {
+        first = from / GROUP_POSITIONS;
+        count = (to + GROUP_POSITIONS - 1) / GROUP_POSITIONS - first;
+        const int each = (count + splits - 1) / splits, last = (split + 1) * each;
+        begin = first + split * each;
+        end = first + (last < count ? last : count);
+    }
+};
+
+// One head of one row, or a part of its positions. Threads: one per position of four blocks; the same sixty-four then
+// sum up their block, and then there is one per element of the head.
 template <int BATCH> __device__ __forceinline__ void attend(const Attend& p, const Inputs& in) {
-    __shared__ __align__(16) float q[256], probability[ABREAST * KV_BLOCK], warp_max[8], block_sum[ABREAST], whole[256];
-    wait_for_inputs();
+    __shared__ __align__(16) float q[256], probability[GROUP_POSITIONS], part[GROUP][256];
+    __shared__ float warp_max[8], block_sum[GROUP];
+    __shared__ int is_last;
     let_next_start();
-    const int tid = threadIdx.x, lane = tid & 31, warp = tid / 32, head = blockIdx.y, n = p.head_dim;
-    const u64* table = in.tables + in.rows[blockIdx.x].table;
-    const u32* range = in.visible + ((size_t)p.visible * p.rows + blockIdx.x) * 2;
+    wait_for_inputs();
+    const int tid = threadIdx.x, lane = tid & 31, warp = tid / 32, mine = tid / KV_BLOCK, head = blockIdx.y, n = p.head_dim;
+    const int row = blockIdx.x / p.splits, split = blockIdx.x % p.splits;
+    const u64* table = in.tables + in.rows[row].table;
+    const u32* range = in.visible + ((size_t)p.visible * p.rows + row) * 2;
     const int from = range[0], to = range[1];
     const int kv_head = head / (p.heads / p.kv_heads);
-    const size_t at = ((size_t)blockIdx.x * p.heads + head) * n;
+    const size_t index = (size_t)row * p.heads + head, at = index * n;
     const u64 k_at = p.layer_at + (u64)kv_head * n * KV_BLOCK;
     const u64 v_at = p.layer_at + (u64)(p.kv_heads + kv_head) * n * KV_BLOCK;
     if (tid < n) q[tid] = p.q[at + tid];
-    float max = -INFINITE, sum = 0.0f, out[2] = {0.0f, 0.0f};
-    const int last = (to + KV_BLOCK - 1) / KV_BLOCK;
-    for (int first = from / KV_BLOCK; first < last; first += ABREAST) {
+    Running all = Running::empty();
+    const Groups groups(from, to, split, p.splits);
+    for (int g = groups.begin; g < groups.end; g++) {
         __syncthreads();
-        const int block = first + tid / KV_BLOCK, position = block * KV_BLOCK + tid % KV_BLOCK;
-        const bool seen = position >= from && position < to;
+        const int block = g * GROUP + mine, begin = block * KV_BLOCK, position = begin + tid % KV_BLOCK;
+        const bool there = begin < to && begin + KV_BLOCK > from, seen = position >= from && position < to;
         float s = 0.0f;
         if (seen) {
             s = score<BATCH>(q, (const u16*)table[block] + k_at + tid % KV_BLOCK, n) * p.scale;
@@ -108,50 +192,44 @@ template <int BATCH> __device__ __forceinline__ void attend(const Attend& p, con
         }
         if (lane == 0) warp_max[warp] = top;
         __syncthreads();
-        float mine = max;
-        for (int b = 0; b <= tid / KV_BLOCK; b++) {
-            mine = warp_max[2 * b] > mine ? warp_max[2 * b] : mine;
-            mine = warp_max[2 * b + 1] > mine ? warp_max[2 * b + 1] : mine;
-        }
-        probability[tid] = seen ? exp_contract(s - mine) : 0.0f;
+        top = warp_max[2 * mine + 1] > warp_max[2 * mine] ? warp_max[2 * mine + 1] : warp_max[2 * mine];
+        probability[tid] = seen ? exp_contract(s - top) : 0.0f;
         __syncthreads();
-        if (tid < 16 * ABREAST) {
+        if (tid < 16 * GROUP) {
             const float* x = probability + tid / 16 * KV_BLOCK + tid % 16;
-            float part = fold16((((0.0f + x[0]) + x[16]) + x[32]) + x[48]);
-            if (tid % 16 == 0) block_sum[tid / 16] = part;
+            float sum = fold16((((0.0f + x[0]) + x[16]) + x[32]) + x[48]);
+            if (tid % 16 == 0) block_sum[tid / 16] = sum;
+        }
+        if (there) {
+            const int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
+            for (int d = 2 * (tid % KV_BLOCK); d < n; d += 2 * KV_BLOCK) {
+                const u16* v = (const u16*)table[block] + v_at + d;
+                float out[2] = {0.0f, 0.0f};
+                if (BATCH == 64 && j1 - j0 == KV_BLOCK) mix_whole(out, probability + mine * KV_BLOCK, v, n);
+                else mix<16>(out, probability + mine * KV_BLOCK, v, n, j0, j1);
+                part[mine][d] = out[0];
+                part[mine][d + 1] = out[1];
+            }
         }
         __syncthreads();
-        for (int b = 0; b < ABREAST && first + b < last; b++) {
-            float before = max;
-            max = warp_max[2 * b] > max ? warp_max[2 * b] : max;
-            max = warp_max[2 * b + 1] > max ? warp_max[2 * b + 1] : max;
-            float difference = before - max;
-            float keep = difference == -INFINITE ? 0.0f : exp_contract(difference);
-            sum = sum * keep + block_sum[b];
-            if (keep != 1.0f) {
-                out[0] = out[0] * keep;
-                out[1] = out[1] * keep;
-            }
-            if (2 * tid >= n) continue;
-            const int begin = (first + b) * KV_BLOCK;
-            const int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
-            const u16* v = (const u16*)table[first + b] + v_at + 2 * tid;
-            if (BATCH == 64 && j1 - j0 == KV_BLOCK) mix_whole(out, probability + b * KV_BLOCK, v, n);
-            else mix<16>(out, probability + b * KV_BLOCK, v, n, j0, j1);
+        Running sums = Running::empty();
+        for (int b = 0; b < GROUP; b++) {
+            const int at = (g * GROUP + b) * KV_BLOCK;
+            if (at >= to || at + KV_BLOCK <= from) continue;
+            const float highest = warp_max[2 * b + 1] > warp_max[2 * b] ? warp_max[2 * b + 1] : warp_max[2 * b];
+            if (tid < n) sums.take(highest, block_sum[b], part[b][tid]);
         }
+        if (tid < n) give(p, all, sums, index * p.stride + g - groups.first, n);
     }
-    if (2 * tid < n) {
-        whole[2 * tid] = __fdiv_rn(out[0], sum);
-        whole[2 * tid + 1] = __fdiv_rn(out[1], sum);
-    }
-    __syncthreads();
+    if (p.splits > 1 && !put_together(p, all, index, n, groups.count, &is_last)) return;
     if (tid < n) {
-        p.dst[at + tid] = whole[tid];
-        if (p.acts.steps) quantise(p.acts, blockIdx.x, (head * n + tid) / STEP, whole[tid]);
+        const float x = __fdiv_rn(all.out, all.sum);
+        p.dst[at + tid] = x;
+        if (p.acts.steps) quantise(p.acts, row, (head * n + tid) / STEP, x);
     }
 }
 
-// A few rows: long batches of loads, since little else runs. Grid: rows, heads.
+// A few rows: long batches of loads, since little else runs. Grid: rows times splits, heads.
 extern "C" __global__ void __launch_bounds__(256) attend_few(const __grid_constant__ Attend p, const __grid_constant__ Inputs in) {
     attend<64>(p, in);
 }
@@ -159,4 +237,165 @@ extern "C" __global__ void __launch_bounds__(256) attend_few(const __grid_consta
 // Many rows: few registers, so that many heads run at once.
 extern "C" __global__ void __launch_bounds__(256, 3) attend_many(const __grid_constant__ Attend p, const __grid_constant__ Inputs in) {
     attend<16>(p, in);
+}
+
+// Blocks of the cache that `attend_one` takes at once.
+#define PAIR 2
+
+// One row: rotations, cache append and attention in one kernel. What earlier steps left in the cache is read before the
+// inputs of this one are there. A thread of the first two warps has two neighbouring positions, later two neighbouring
+// elements of the output: N of a head.
+template <int N> DEVICE void attend_alone(const Attend& p, const Rope& r, const Inputs& in) {
+    __shared__ __align__(16) float q[N], probability[PAIR * KV_BLOCK], part[PAIR][N];
+    __shared__ __align__(16) u16 new_k[N], new_v[N];
+    __shared__ float tops[PAIR], block_sum[PAIR];
+    __shared__ int is_last;
+    const int tid = threadIdx.x, lane = tid & 31, warp = tid / 32, head = blockIdx.y;
+    const u64* table = in.tables + in.rows[0].table;
+    const u32* range = in.visible + (size_t)p.visible * 2;
+    const int from = range[0], to = range[1], newest = to - 1;
+    const int sharing = p.heads / p.kv_heads, kv_head = head / sharing;
+    const u64 k_at = p.layer_at + (u64)kv_head * N * KV_BLOCK, v_at = p.layer_at + (u64)(p.kv_heads + kv_head) * N * KV_BLOCK;
+    const Groups groups(from, to, blockIdx.x, p.splits);
+    const int last = groups.end * (GROUP / PAIR);
+    auto there = [&](int block) { return block * KV_BLOCK < to && (block + 1) * KV_BLOCK > from; };
+    // The elements of every position of a block that this thread sums up.
+    const int d = 2 * (tid % KV_BLOCK), mixed = tid / KV_BLOCK;
+    u32 k[N], v[KV_BLOCK];
+    auto load = [&](int pair) {
+        if (warp < PAIR && there(pair * PAIR + warp)) {
+            const u32* at = (const u32*)((const u16*)table[pair * PAIR + warp] + k_at) + lane;
+#pragma unroll
+            for (int i = 0; i < N; i++) asm volatile("ld.global.u32 %0, [%1];" : "=r"(k[i]) : "l"(at + i * (KV_BLOCK / 2)));
+        }
+        if (d < N && there(pair * PAIR + mixed)) {
+            const u16* at = (const u16*)table[pair * PAIR + mixed] + v_at + d;
+#pragma unroll
+            for (int j = 0; j < KV_BLOCK; j++) asm volatile("ld.global.u32 %0, [%1];" : "=r"(v[j]) : "l"(at + j * N));
+        }
+    };
+    int pair = groups.begin * (GROUP / PAIR);
+    let_next_start();
+    if (pair < last) load(pair);
+    // What is read later comes at least from the second level cache.
+    for (int block = (pair + 1) * PAIR; block < last * PAIR && tid < N; block++) {
+        if (!there(block)) continue;
+        const u16* line = (const u16*)table[block] + tid * KV_BLOCK;
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(line + k_at));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(line + v_at));
+    }
+    float turn_q[2] = {1.0f, 0.0f}, turn_k[2] = {1.0f, 0.0f};
+    const size_t position = in.rows[0].position;
+    for (int i = 0; i < 2; i++) {
+        if (tid < r.pairs_q) turn_q[i] = r.turns_q[(position * r.pairs_q + tid) * 2 + i];
+        if (tid < r.pairs_k) turn_k[i] = r.turns_k[(position * r.pairs_k + tid) * 2 + i];
+    }
+    wait_for_inputs();
+    const float *my_q = p.q + head * N, *my_k = r.k + kv_head * N, *my_v = r.v + kv_head * N;
+    // Pairs turn; what is not part of one stays.
+    if (tid < r.pairs_q) {
+        const int a = r.interleaved_q ? 2 * tid : tid, b = r.interleaved_q ? 2 * tid + 1 : tid + r.pairs_q;
+        const float x = my_q[a], y = my_q[b];
+        q[a] = x * turn_q[0] - y * turn_q[1];
+        q[b] = x * turn_q[1] + y * turn_q[0];
+    }
+    if (tid < r.pairs_k) {
+        const int a = r.interleaved_k ? 2 * tid : tid, b = r.interleaved_k ? 2 * tid + 1 : tid + r.pairs_k;
+        const float x = my_k[a], y = my_k[b];
+        new_k[a] = float_to_half(x * turn_k[0] - y * turn_k[1]);
+        new_k[b] = float_to_half(x * turn_k[1] + y * turn_k[0]);
+    }
+    if (tid < N) {
+        if (tid >= 2 * r.pairs_q) q[tid] = my_q[tid];
+        if (tid >= 2 * r.pairs_k) new_k[tid] = float_to_half(my_k[tid]);
+        new_v[tid] = float_to_half(my_v[tid]);
+    }
+    __syncthreads();
+    if (head % sharing == 0 && blockIdx.x == 0 && tid < N) {
+        u16* block = (u16*)table[newest / KV_BLOCK];
+        block[k_at + (u64)tid * KV_BLOCK + newest % KV_BLOCK] = new_k[tid];
+        block[v_at + (u64)(newest % KV_BLOCK) * N + tid] = new_v[tid];
+    }
+    Running all = Running::empty(), sums = Running::empty();
+    for (; pair < last; pair++) {
+        if (warp < PAIR && there(pair * PAIR + warp)) {
+            const int begin = (pair * PAIR + warp) * KV_BLOCK, mine = begin + 2 * lane;
+            if (newest - begin < KV_BLOCK) { // the newest position is not in the cache yet
+#pragma unroll
+                for (int i = 0; i < N; i++) {
+                    if (mine == newest) k[i] = (k[i] & 0xffff0000u) | new_k[i];
+                    if (mine + 1 == newest) k[i] = (k[i] & 0xffffu) | (u32)new_k[i] << 16;
+                }
+            }
+            float s[2] = {0.0f, 0.0f};
+#pragma unroll
+            for (int i = 0; i < N; i += 4) {
+                const float4 four = *(const float4*)(q + i);
+                const float by[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    s[0] = fmaf(by[c], half_to_float((u16)k[i + c]), s[0]);
+                    s[1] = fmaf(by[c], half_to_float((u16)(k[i + c] >> 16)), s[1]);
+                }
+            }
+            float top = -INFINITE;
+            bool seen[2];
+            for (int i = 0; i < 2; i++) {
+                seen[i] = mine + i >= from && mine + i < to;
+                s[i] = s[i] * p.scale;
+                if (p.softcap != 0.0f) s[i] = p.softcap * tanhf(__fdiv_rn(s[i], p.softcap));
+                if (seen[i] && s[i] > top) top = s[i];
+            }
+            for (int m = 16; m > 0; m /= 2) {
+                const float other = __shfl_xor_sync(0xffffffffu, top, m);
+                top = other > top ? other : top;
+            }
+            float* mine_p = probability + warp * KV_BLOCK;
+            for (int i = 0; i < 2; i++) mine_p[2 * lane + i] = seen[i] ? exp_contract(s[i] - top) : 0.0f;
+            __syncwarp();
+            const float* x = mine_p + lane % 16;
+            const float sum = fold16((((0.0f + x[0]) + x[16]) + x[32]) + x[48]);
+            if (lane == 0) tops[warp] = top, block_sum[warp] = sum;
+        }
+        __syncthreads();
+        if (d < N && there(pair * PAIR + mixed)) {
+            const int begin = (pair * PAIR + mixed) * KV_BLOCK, slot = newest - begin;
+            const int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
+            const u32 fresh = *(const u32*)(new_v + d);
+            float out[2] = {0.0f, 0.0f};
+#pragma unroll
+            for (int j = 0; j < KV_BLOCK; j++) {
+                if (j < j0 || j >= j1) continue;
+                const u32 value = j == slot ? fresh : v[j];
+                const float by = probability[mixed * KV_BLOCK + j];
+                out[0] = fmaf(by, half_to_float((u16)value), out[0]);
+                out[1] = fmaf(by, half_to_float((u16)(value >> 16)), out[1]);
+            }
+            part[mixed][d] = out[0];
+            part[mixed][d + 1] = out[1];
+        }
+        if (pair + 1 < last) load(pair + 1);
+        __syncthreads();
+        for (int b = 0; b < PAIR && tid < N; b++) {
+            if (there(pair * PAIR + b)) sums.take(tops[b], block_sum[b], part[b][tid]);
+        }
+        if (pair % (GROUP / PAIR) == GROUP / PAIR - 1) {
+            const int group = pair / (GROUP / PAIR);
+            if (tid < N) give(p, all, sums, (size_t)head * p.stride + group - groups.first, N);
+            sums = Running::empty();
+        }
+        __syncthreads();
+    }
+    if (p.splits > 1 && !put_together(p, all, head, N, groups.count, &is_last)) return;
+    if (tid < N) {
+        const float x = __fdiv_rn(all.out, all.sum);
+        p.dst[head * N + tid] = x;
+        if (p.acts.steps) quantise(p.acts, 0, (head * N + tid) / STEP, x);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128) attend_one(
+    const __grid_constant__ Attend p, const __grid_constant__ Rope r, const __grid_constant__ Inputs in) {
+    if (p.head_dim == 64) attend_alone<64>(p, r, in);
+    else attend_alone<128>(p, r, in);
 }

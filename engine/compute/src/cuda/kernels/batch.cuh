@@ -17,3 +17,14 @@ struct Inputs {
     const u32* visible; // [set][rows][2]: first position and one past the last
     const u32* wanted;  // rows that want logits
 };
+
+// Rotates the heads of q and of k in place, and puts k and v into the cache; each part may be absent.
+struct Rope {
+    float* q;
+    float* k;
+    float* v;          // null: nothing is appended
+    const float* turns_q; // [position][pairs][2], or null: q stays as it is
+    const float* turns_k;
+    u64 layer_at;      // of this layer in a block, in halves
+    int heads, kv_heads, head_dim, pairs_q, pairs_k, interleaved_q, interleaved_k, unused;
+};

@@ -68,6 +68,24 @@ __device__ __forceinline__ float fold16(float v) {
     return v;
 }
 
+__device__ __forceinline__ u32 warp_max(u32 v) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(0xffffffffu, v);
+#else
+    for (int half = 16; half > 0; half /= 2) v = max(v, __shfl_xor_sync(0xffffffffu, v, half));
+    return v;
+#endif
+}
+
+__device__ __forceinline__ int warp_sum(int v) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_add_sync(0xffffffffu, v);
+#else
+    for (int half = 16; half > 0; half /= 2) v += __shfl_xor_sync(0xffffffffu, v, half);
+    return v;
+#endif
+}
+
 // What a product needs to know of a block of 32 quantised activations.
 struct Meta {
     float scale;
@@ -83,32 +101,42 @@ struct Acts {
     int unused;
 };
 
-// Quantises one block of 32, one value per lane of a warp (cpu/acts.rs `Quantise`).
-__device__ __forceinline__ void quantise(const Acts& acts, int column, int step, float x) {
-    int lane = threadIdx.x & 31;
-    bool finite = __all_sync(0xffffffffu, is_finite(x));
-    float amax = fabsf(x);
-    for (int m = 16; m > 0; m /= 2) {
-        float other = __shfl_xor_sync(0xffffffffu, amax, m);
-        amax = other > amax ? other : amax;
-    }
-    float scale = finite ? __fdiv_rn(amax, 127.0f) : __int_as_float(0x7fc00000);
-    float inverse = finite && amax > 0.0f ? __fdiv_rn(127.0f, amax) : 0.0f;
+// Scale of a block from the bits of its largest magnitude: bits without the sign are ordered as magnitudes are, and
+// infinities and NaN are the largest. And what quants are values times.
+__device__ __forceinline__ float quant_scale(u32 bits, float& inverse) {
+    const bool finite = bits < 0x7f800000u;
+    const float amax = __uint_as_float(bits);
+    inverse = finite && amax > 0.0f ? __fdiv_rn(127.0f, amax) : 0.0f;
     inverse = is_finite(inverse) ? inverse : 0.0f;
-    int q = (int)rintf(x * inverse);
-    int sum = q;
-    for (int m = 8; m > 0; m /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
-    int other = __shfl_xor_sync(0xffffffffu, sum, 16);
+    return finite ? __fdiv_rn(amax, 127.0f) : __int_as_float(0x7fc00000);
+}
+
+// Sums of the quants of both halves of a warp, in one word: that of sixteen is below 2^12.
+__device__ __forceinline__ int sum_halves(int q) { return warp_sum((threadIdx.x & 16) ? q * 65536 : q); }
+__device__ __forceinline__ int low_half(int sums) { return (short)sums; }
+__device__ __forceinline__ int high_half(int sums) { return (sums - (short)sums) >> 16; }
+
+// Quantises one block of 32, one value per lane of a warp (cpu/acts.rs `Quantise`): the lane's quant, and what is to be
+// known of all of them.
+__device__ __forceinline__ int quantised(float x, Meta& m) {
+    float inverse;
+    const float scale = quant_scale(warp_max(__float_as_uint(x) & 0x7fffffffu), inverse);
+    const int q = (int)rintf(x * inverse), sums = sum_halves(q), low = low_half(sums), high = high_half(sums);
+    m.scale = scale;
+    m.scaled_sum = scale * (float)(low + high);
+    m.sums[0] = low;
+    m.sums[1] = high;
+    return q;
+}
+
+// The same into memory.
+__device__ __forceinline__ void quantise(const Acts& acts, int column, int step, float x) {
+    const int lane = threadIdx.x & 31;
+    Meta m;
+    const int q = quantised(x, m);
     size_t at = ((size_t)(column / 8) * acts.steps + step) * 8 + column % 8;
     acts.quants[at * STEP + lane] = (i8)q;
-    if (lane == 0) {
-        Meta m;
-        m.scale = scale;
-        m.scaled_sum = scale * (float)(sum + other);
-        m.sums[0] = sum;
-        m.sums[1] = other;
-        acts.meta[at] = m;
-    }
+    if (lane == 0) acts.meta[at] = m;
 }
 
 __device__ __forceinline__ int dp4a(u32 a, u32 b, int c) {

@@ -27,6 +27,8 @@ struct Format {
     // Words that one lane reads of a step.
     static const int LOW_WORDS = LOW == 4 ? 2 : 4;
     static const int WORDS = LOW_WORDS + (HIGH == 0 ? 0 : HIGH == 1 ? 2 : 4);
+    // Words of one row in a step.
+    static const int ROW_WORDS = LOW + HIGH;
 };
 
 // By ggml's type ids.                low high levels steps subs  scales     minima    offset
@@ -173,6 +175,17 @@ template <class F> DEVICE void unpack(u32 a[4], const u32 raw[], int t) {
     if (F::LEVELS) {
         for (int i = 0; i < 4; i++) a[i] = levels(a[i]);
     }
+}
+
+// Quants 4 g .. 4 g + 4 of a row whose words of a step are `w`.
+template <class F> DEVICE u32 group_of(const u32 w[], int g) {
+    u32 q;
+    if (F::LOW == 8) q = w[g];
+    else if (F::LOW == 4) q = w[g % 4] >> (4 * (g / 4)) & 0x0f0f0f0fu;
+    else q = w[g / 4] >> (2 * (g % 4)) & 0x03030303u;
+    if (F::HIGH == 1) q |= (w[F::LOW] >> g & 0x01010101u) << F::LOW;
+    if (F::HIGH == 2) q |= (w[F::LOW + g / 4] >> (2 * (g % 4)) & 0x03030303u) << F::LOW;
+    return F::LEVELS ? levels(q) : q;
 }
 
 #endif

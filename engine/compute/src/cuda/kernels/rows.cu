@@ -1,6 +1,7 @@
 // Operations on single rows: embedding, norm, rotation, cache append, activation, residual, quantisation.
 #include "batch.cuh"
 #include "formats.cuh"
+#include "vector.cuh"
 
 // dst[row] = table[token] * scale. Grid: rows, pieces of 256 elements.
 struct Embed {
@@ -21,8 +22,8 @@ template <class F> DEVICE float element(const u8* weights, int row, int k, int c
 }
 
 extern "C" __global__ void embed_rows(const __grid_constant__ Embed p, const __grid_constant__ Inputs in) {
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     int k = blockIdx.y * blockDim.x + threadIdx.x;
     if (k >= p.width) return;
     size_t token = in.rows[blockIdx.x].token;
@@ -50,39 +51,12 @@ struct Norm {
     Acts acts;
 };
 
-// Sum over x[..n] of x, of x * x, or of (x / by) squared, in the order of cpu/rows.rs: lane l of 16 takes k = l mod 16,
-// then the halves fold. First warp only.
-enum Of16 { PLAIN, SQUARES, SCALED_SQUARES };
-template <int WHAT> DEVICE float sum16(const float* x, int n, float by) {
-    int l = threadIdx.x & 31;
-    float acc = 0.0f;
-    if (l < 16) {
-#pragma unroll 8
-        for (int k = l; k < n; k += 16) {
-            float v = WHAT == SCALED_SQUARES ? __fdiv_rn(x[k], by) : x[k];
-            acc = acc + (WHAT == PLAIN ? v : v * v);
-        }
-    }
-    return __shfl_sync(0xffffffffu, fold16(acc), 0); // to the idle half too: all lanes go the same way
-}
-
-// 1 / sqrt(mean(x * x) + eps). Where the squares overflow, the vector is scaled down first.
-DEVICE float stable_scale(const float* x, int n, float eps) {
-    float sum = sum16<SQUARES>(x, n, 1.0f);
-    if (is_finite(sum)) return __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, (float)n) + eps));
-    float max = 0.0f;
-    for (int i = 0; i < n; i++) max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
-    if (!is_finite(max)) return __int_as_float(0x7fc00000);
-    sum = sum16<SCALED_SQUARES>(x, n, max);
-    return __fdiv_rn(__fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, (float)n))), max);
-}
-
 // Weights of each thread that are read before the inputs are there.
 #define NORM_AHEAD 8
 
 extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constant__ Norm p) {
     extern __shared__ float group[];
-    __shared__ float result;
+    __shared__ float parts[SUM_PARTS];
     const int n = p.over;
     float weight[NORM_AHEAD];
 #pragma unroll
@@ -90,8 +64,8 @@ extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constan
         int i = threadIdx.x + j * blockDim.x;
         weight[j] = p.weight && i < n ? p.weight[i] : 0.0f;
     }
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     const size_t at = (size_t)blockIdx.x * p.width + (size_t)blockIdx.y * n;
     for (int i = threadIdx.x; i < n; i += blockDim.x) {
         float v = p.src[at + i];
@@ -100,21 +74,11 @@ extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constan
     }
     __syncthreads();
     if (p.layer) {
-        if (threadIdx.x < 32) {
-            float sum = sum16<PLAIN>(group, n, 1.0f);
-            if (threadIdx.x == 0) result = __fdiv_rn(sum, (float)n);
-        }
-        __syncthreads();
-        float mean = result;
+        const float mean = __fdiv_rn(sum<PLAIN>(group, n, 1.0f, parts), (float)n);
         for (int i = threadIdx.x; i < n; i += blockDim.x) group[i] = group[i] - mean;
         __syncthreads();
     }
-    if (threadIdx.x < 32) {
-        float scale = stable_scale(group, n, p.eps);
-        if (threadIdx.x == 0) result = scale;
-    }
-    __syncthreads();
-    float scale = result;
+    const float scale = stable_scale(group, n, p.eps, parts);
     auto finish = [&](int i, float weight) {
         float v = group[i] * scale;
         if (p.weight) v = v * weight;
@@ -130,8 +94,6 @@ extern "C" __global__ void __launch_bounds__(512) norm_rows(const __grid_constan
     for (int i = threadIdx.x + NORM_AHEAD * blockDim.x; i < n; i += blockDim.x) finish(i, p.weight ? p.weight[i] : 0.0f);
 }
 
-enum Elementwise { COPY = 0, ADD = 1, SILU = 2, GELU = 3, SCALE = 4 };
-
 // dst = src | dst + src | act(src) * other | src * scale, quantised if somebody multiplies by it. `gather` takes the
 // rows that want logits. Grid: rows, pieces of 256 elements.
 struct Map {
@@ -144,8 +106,8 @@ struct Map {
 };
 
 extern "C" __global__ void __launch_bounds__(256) map_rows(const __grid_constant__ Map p, const __grid_constant__ Inputs in) {
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     int k = blockIdx.y * blockDim.x + threadIdx.x;
     if (k >= p.width) return; // quantised rows are whole blocks, so whole warps leave
     size_t row = p.gather ? in.wanted[blockIdx.x] : blockIdx.x;
@@ -153,26 +115,12 @@ extern "C" __global__ void __launch_bounds__(256) map_rows(const __grid_constant
     float x = p.src[row * p.width + k];
     if (p.op == ADD) x = p.dst[at] + x;
     if (p.op == SCALE) x = x * p.scale;
-    if (p.op == SILU || p.op == GELU) {
-        float u = x;
-        if (p.op == GELU) u = fmaf(0.044715f, x * x * x, x) * 1.595769f;
-        x = __fdiv_rn(x, 1.0f + exp_contract(0.0f - u)) * p.other[at];
-    }
+    if (p.op == SILU || p.op == GELU) x = activate(p.op, x, p.other[at]);
     if (p.dst) p.dst[at] = x;
     if (p.acts.steps) quantise(p.acts, blockIdx.x, k / STEP, x);
 }
 
-// Rotates the heads of q and of k in place, and puts k and v into the cache; each part may be absent.
-struct Rope {
-    float* q;
-    float* k;
-    float* v;          // null: nothing is appended
-    const float* turns_q; // [position][pairs][2], or null: q stays as it is
-    const float* turns_k;
-    u64 layer_at;      // of this layer in a block, in halves
-    int heads, kv_heads, head_dim, pairs_q, pairs_k, interleaved_q, interleaved_k, unused;
-};
-
+// As `Rope` says.
 DEVICE void turn(float* head, const float* turns, int pairs, int interleaved) {
     for (int i = threadIdx.x; i < pairs; i += blockDim.x) {
         int a = interleaved ? 2 * i : i, b = interleaved ? 2 * i + 1 : i + pairs;
@@ -184,8 +132,8 @@ DEVICE void turn(float* head, const float* turns, int pairs, int interleaved) {
 
 // Grid: rows, heads and then K/V heads.
 extern "C" __global__ void rope_rows(const __grid_constant__ Rope p, const __grid_constant__ Inputs in) {
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     const Row row = in.rows[blockIdx.x];
     if ((int)blockIdx.y < p.heads) {
         float* head = p.q + ((size_t)blockIdx.x * p.heads + blockIdx.y) * p.head_dim;
@@ -236,8 +184,8 @@ DEVICE Stats merge_block(Stats s, Stats* room) {
 
 extern "C" __global__ void __launch_bounds__(256) stats(const float* logits, Stats* pieces, int width) {
     __shared__ Stats room[256];
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     int each = (width + gridDim.y - 1) / gridDim.y, from = blockIdx.y * each;
     int to = from + each < width ? from + each : width;
     const float* x = logits + (size_t)blockIdx.x * width;
@@ -252,8 +200,8 @@ extern "C" __global__ void __launch_bounds__(256) stats(const float* logits, Sta
 
 extern "C" __global__ void __launch_bounds__(128) stats_merge(const Stats* pieces, Stats* out, int count) {
     __shared__ Stats room[128];
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     Stats s = {-__int_as_float(0x7f800000), 0xffffffffu, 0.0f, 1};
     if ((int)threadIdx.x < count) s = pieces[(size_t)blockIdx.x * count + threadIdx.x];
     s = merge_block(s, room);
