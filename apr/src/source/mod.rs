@@ -11,6 +11,7 @@ pub mod journal;
 mod kept;
 pub mod name;
 pub mod pacha;
+mod proxy;
 pub mod quant;
 pub mod url;
 
