@@ -205,6 +205,58 @@ fn a_disk_without_room_is_told_before_a_byte_is_fetched() {
     }
 }
 
+/// What went wrong on the way stands in the object, and nowhere else where it is to stay quiet.
+#[test]
+fn the_object_has_the_warnings_of_a_download() {
+    let model = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q8_0.gguf")).unwrap();
+    let (late, never) = (Server::start(model, Door::Late(1)), Server::start(Vec::new(), Door::Late(99)));
+    for (server, command, code) in [(&late, "run", 0), (&never, "run", 9), (&never, "check", 9)] {
+        let user = User::new();
+        let mut c = user.apr();
+        c.args([command, &server.url("http", "127.0.0.1"), "--json"]);
+        c.args((command == "run").then_some(["What is 2+2?", "--quiet"]).into_iter().flatten());
+        let out = c.assert().code(code).get_output().clone();
+        let told: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let warnings = told["warnings"].as_array().unwrap();
+        assert!(
+            warnings[0].as_str().unwrap().contains("503") && warnings[0].as_str().unwrap().contains("trying again")
+        );
+        assert!(!String::from_utf8(out.stderr).unwrap().contains("warning"));
+        assert_eq!(told["text"] == "2 + 2 = 4", code == 0, "{told}");
+    }
+}
+
+#[test]
+fn verbose_says_who_had_the_model() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q8_0.gguf");
+    let (user, server) = (User::new(), Server::start(std::fs::read(file).unwrap(), Door::Plain));
+    let hub = user.0.path().join(".cache/huggingface/hub/models--org--tiny");
+    let commit = "1".repeat(40);
+    std::fs::create_dir_all(hub.join("snapshots").join(&commit)).unwrap();
+    std::fs::create_dir_all(hub.join("refs")).unwrap();
+    std::fs::write(hub.join("refs/main"), &commit).unwrap();
+    std::fs::copy(file, hub.join("snapshots").join(&commit).join("m.gguf")).unwrap();
+    user.apr().args(["tag", file, "tiny:v1"]).assert().success();
+    let url = server.url("http", "127.0.0.1");
+    for (model, source) in [
+        (file, "local file"),
+        (&url, "the web, just now"),
+        (&url, "apr's cache"),
+        ("hf://org/tiny", "HuggingFace's cache"),
+        ("pacha://tiny:v1", "registry"),
+    ] {
+        let out = user.apr().args(["run", model, "What is 2+2?", "--verbose"]).assert().success();
+        out.stderr(predicate::str::contains(format!("Source: {source}\n"))).stdout("2 + 2 = 4\n");
+    }
+    // What was used stands in `apr doctor`, a line for each folder.
+    let out = user.apr().args(["doctor", "--json"]).assert().get_output().stdout.clone();
+    let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let caches = told["findings"].as_array().unwrap().iter().filter(|f| f["topic"] == "models").map(|f| &f["data"]);
+    let bytes = std::fs::metadata(file).unwrap().len();
+    let seen: Vec<_> = caches.map(|c| (c["whose"].clone(), c["models"].clone(), c["bytes"].clone())).collect();
+    assert_eq!(seen, [("apr".into(), 2.into(), (2 * bytes).into()), ("HuggingFace".into(), 1.into(), bytes.into())]);
+}
+
 /// A limit on the size of files stands for a disk that is full: both end a write in its middle.
 #[cfg(unix)]
 #[test]

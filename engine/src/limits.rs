@@ -136,6 +136,8 @@ pub const COMPRESSION_RATIO_MAX: u64 = 256;
 pub const COMPRESSION_WINDOW_MAX: u64 = 128 << 20;
 /// Bytes of what a user calls a model, and of the path of a file inside a repository.
 pub const MODEL_NAME_BYTES_MAX: usize = 1 << 10;
+/// Warnings that are kept for the object of `--json`.
+pub const WARNINGS_KEPT_MAX: usize = 1000;
 /// Bytes of a file that is downloaded.
 pub const DOWNLOAD_BYTES_MAX: u64 = 1 << 40;
 /// Bytes of what a hub says of a repository, and of what another program's cache says of a model.

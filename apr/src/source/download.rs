@@ -196,9 +196,7 @@ impl Job<'_> {
     }
 
     fn warn(&self, text: &str) {
-        if !self.quiet {
-            term::warn(text);
-        }
+        term::warn_unless(self.quiet, text);
     }
 
     fn same_commit(&self, reply: &Reply) -> std::result::Result<(), Failure> {

@@ -59,6 +59,8 @@ pub enum Door {
     Tls(Shown),
     /// Sends the whole file whatever is asked for.
     NoRanges,
+    /// Answers every request with 503 until there were so many.
+    Late(usize),
     /// Announces so many bytes, in a reply that knows ranges.
     Announces(u64),
     /// The same in one that does not.
@@ -169,7 +171,16 @@ fn head(peer: &mut impl Read) -> io::Result<String> {
 
 fn answer(mut peer: impl Read + Write, file: &[u8], door: &Door, heard: &Heard) -> io::Result<()> {
     let asked = head(&mut peer)?;
-    heard.lock().unwrap().push(asked.clone());
+    let before = {
+        let mut heard = heard.lock().unwrap();
+        heard.push(asked.clone());
+        heard.len() - 1
+    };
+    if let Door::Late(many) = door
+        && before < *many
+    {
+        return write!(peer, "HTTP/1.1 503 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    }
     let asked = asked.to_ascii_lowercase();
     let range = asked.lines().find_map(|l| l.strip_prefix("range: bytes=")?.trim().split_once('-'));
     let range = range.map(|(a, b)| (a.parse::<usize>().unwrap(), b.parse::<usize>().unwrap()));
