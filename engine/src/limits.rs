@@ -70,6 +70,10 @@ pub const TEMPLATE_VALUE_DEPTH_MAX: usize = 128;
 pub const TEMPLATE_OUTPUT_MAX: usize = 64 << 20;
 /// Bytes of a prompt.
 pub const PROMPT_BYTES_MAX: usize = 64 << 20;
+/// Tools of a request.
+pub const TOOLS_MAX: usize = 128;
+/// Bytes of a tool's name.
+pub const TOOL_NAME_BYTES_MAX: usize = 64;
 /// Stop sequences of a request.
 pub const STOPS_MAX: usize = 64;
 /// Bytes of one stop sequence.

@@ -1,0 +1,160 @@
+//! Tools and structured output over HTTP, with the fixture, which was trained to call tools.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::OnceLock;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use engine::ServeConfig;
+use engine::serve::{Notice, Options, run};
+use serde_json::{Value, json};
+
+/// One server for all tests. It ends with the process.
+fn address() -> SocketAddr {
+    static SERVER: OnceLock<SocketAddr> = OnceLock::new();
+    *SERVER.get_or_init(|| {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q8_0.gguf");
+        let config = ServeConfig { model_path: model.into(), host: "127.0.0.1".into(), port: 0, gpu: false };
+        let (sender, told) = sync_channel(2);
+        std::thread::spawn(move || {
+            run(&config, &Options::default(), move |notice| {
+                match notice {
+                    Notice::Listening { address, .. } => drop(sender.send(Some(address))),
+                    Notice::Ready { .. } => drop(sender.send(None)),
+                    _ => {}
+                }
+                Ok(())
+            })
+        });
+        let address = told.recv().unwrap().unwrap();
+        told.recv().unwrap();
+        address
+    })
+}
+
+/// Status and body of a conversation.
+fn say(body: &Value) -> (u16, String) {
+    let mut peer = TcpStream::connect(address()).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let body = body.to_string();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: ";
+    write!(peer, "{head}{}\r\n\r\n{body}", body.len()).unwrap();
+    let mut reply = String::new();
+    peer.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_string())
+}
+
+fn answered(body: &Value) -> Value {
+    let (status, reply) = say(body);
+    let reply: Value = serde_json::from_str(&reply).unwrap();
+    assert_eq!(status, 200, "{reply}");
+    reply["choices"][0].clone()
+}
+
+/// The choice that the deltas of a stream make, put together as OpenAI's clients do.
+fn streamed(body: &Value) -> Value {
+    let mut body = body.clone();
+    body["stream"] = true.into();
+    let (status, reply) = say(&body);
+    assert_eq!(status, 200, "{reply}");
+    let (mut content, mut calls, mut reason) = (String::new(), Vec::<Value>::new(), Value::Null);
+    let frames = reply.lines().filter_map(|l| l.strip_prefix("data: "));
+    for frame in frames.filter(|f| *f != "[DONE]").map(|f| serde_json::from_str::<Value>(f).unwrap()) {
+        let choice = &frame["choices"][0];
+        content += choice["delta"]["content"].as_str().unwrap_or_default();
+        for call in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+            let at = call["index"].as_u64().unwrap() as usize;
+            assert!(at <= calls.len(), "{frame}");
+            match calls.get_mut(at) {
+                None => calls.push(call.clone()),
+                Some(known) => {
+                    let more = call["function"]["arguments"].as_str().unwrap();
+                    known["function"]["arguments"] =
+                        (known["function"]["arguments"].as_str().unwrap().to_string() + more).into();
+                }
+            }
+        }
+        if !choice["finish_reason"].is_null() {
+            assert!(reason.is_null(), "an end after the end: {frame}");
+            reason = choice["finish_reason"].clone();
+        }
+    }
+    json!({"content": content, "tool_calls": calls, "finish_reason": reason})
+}
+
+fn weather() -> Value {
+    json!({"type": "function", "function": {"name": "get_weather", "description": "Get the current weather in a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "The city name"}},
+            "required": ["city"]}}})
+}
+
+fn asks(words: &str) -> Value {
+    json!({"messages": [{"role": "user", "content": words}], "temperature": 0, "max_tokens": 200})
+}
+
+#[test]
+fn a_tool_is_called_and_its_result_is_used() {
+    let mut body = asks("What is the weather in Paris?");
+    body["tools"] = json!([weather()]);
+    let choice = answered(&body);
+    assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
+    assert_eq!(choice["message"]["content"], Value::Null);
+    let calls = choice["message"]["tool_calls"].as_array().unwrap();
+    assert_eq!((calls.len(), &calls[0]["type"]), (1, &json!("function")));
+    assert_eq!(calls[0]["function"], json!({"name": "get_weather", "arguments": r#"{"city":"Paris"}"#}));
+    // A stream says the same, but for the id, which is another every time.
+    let told = streamed(&body);
+    assert_eq!((&told["content"], &told["finish_reason"]), (&json!(""), &json!("tool_calls")));
+    assert_eq!(told["tool_calls"][0]["function"], calls[0]["function"]);
+    assert_ne!(told["tool_calls"][0]["id"], calls[0]["id"]);
+    // The message goes back as it came, with what the tool says.
+    let messages = body["messages"].as_array_mut().unwrap();
+    messages.push(choice["message"].clone());
+    let result = r#"{"temperature": 21, "condition": "sunny"}"#;
+    messages.push(json!({"role": "tool", "tool_call_id": calls[0]["id"], "content": result}));
+    let last = answered(&body);
+    assert_eq!(last["finish_reason"], "stop");
+    assert_eq!(last["message"]["content"], "It is 21 degrees and sunny in Paris.");
+    assert_eq!(last["message"].get("tool_calls"), None);
+}
+
+#[test]
+fn without_need_or_leave_no_tool_is_called() {
+    let mut body = asks("What is 2+2?");
+    let plain = answered(&body);
+    // Not to be called is as if it were not there.
+    body["tools"] = json!([weather()]);
+    body["tool_choice"] = "none".into();
+    assert_eq!(answered(&body), plain);
+    assert_eq!(streamed(&body)["content"], plain["message"]["content"]);
+    // An answer in words stays one, in the letters that the model chose.
+    body["tool_choice"] = "auto".into();
+    body["messages"][0]["content"] = "Hello!".into();
+    let choice = answered(&body);
+    assert_eq!(choice["finish_reason"], "stop", "{choice}");
+    assert_eq!(streamed(&body)["content"], choice["message"]["content"]);
+}
+
+#[test]
+fn other_dialects_and_choices_refuse_by_name() {
+    for (path, field, value) in [
+        ("/v1/completions", "tools", json!([weather()])),
+        ("/generate", "tools", json!([weather()])),
+        ("/v1/completions", "response_format", json!({"type": "json_object"})),
+        ("/v1/chat/completions", "functions", json!([{"name": "f"}])),
+        ("/v1/chat/completions", "tool_choice", json!("always")),
+    ] {
+        let mut body = asks("x");
+        body["prompt"] = "x".into();
+        body[field] = value;
+        let body = body.to_string();
+        let mut peer = TcpStream::connect(address()).unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: ");
+        write!(peer, "{head}{}\r\n\r\n{body}", body.len()).unwrap();
+        let mut reply = String::new();
+        peer.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 400") && reply.contains(&format!("\"param\":\"{field}\"")), "{reply}");
+    }
+}
