@@ -428,6 +428,7 @@ fn answer(
         max_tokens: config.max_tokens,
         sampling,
         stops: options.stops.clone(),
+        grammar: None,
         prefill_chunk: options.prefill_chunk,
         // A trace shows every token in a step of its own.
         draft_max: if config.trace.as_ref().is_some_and(|t| t.enabled) { 0 } else { options.draft_max },

@@ -138,6 +138,89 @@ fn without_need_or_leave_no_tool_is_called() {
 }
 
 #[test]
+fn an_answer_is_the_object_that_was_asked_for() {
+    // In words the model would answer otherwise.
+    let mut body = asks("What is the capital of France?");
+    assert_eq!(answered(&body)["message"]["content"], "The capital of France is Paris.");
+    body["response_format"] = json!({"type": "json_object"});
+    body["max_tokens"] = 60.into();
+    let (mut ended, mut words) = (0, Vec::new());
+    for (seed, temperature) in (0..12).map(|seed| (seed, f64::from(seed % 4) * 0.4)) {
+        (body["seed"], body["temperature"]) = (seed.into(), temperature.into());
+        let choice = answered(&body);
+        let text = choice["message"]["content"].as_str().unwrap();
+        assert!(text.starts_with('{'), "{text}");
+        if choice["finish_reason"] == "stop" {
+            assert!(serde_json::from_str::<Value>(text).unwrap().is_object(), "{text}");
+            ended += 1;
+        }
+        // The same alone, again, and as a stream.
+        assert_eq!(answered(&body), choice);
+        assert_eq!(streamed(&body)["content"], choice["message"]["content"]);
+        words.push(text.to_string());
+    }
+    assert!(ended > 0, "{words:?}");
+    // Beside others, each in its own place of the grammar.
+    (body["seed"], body["temperature"], body["n"]) = (0.into(), 0.4.into(), 4.into());
+    let (_, together) = say(&body);
+    let together: Value = serde_json::from_str(&together).unwrap();
+    body["n"] = 1.into();
+    for (seed, choice) in together["choices"].as_array().unwrap().iter().enumerate() {
+        body["seed"] = seed.into();
+        assert_eq!(answered(&body)["message"], choice["message"]);
+    }
+}
+
+#[test]
+fn an_answer_fits_the_schema_that_was_sent() {
+    let schema = json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer"}, "mood": {"enum": ["good", "bad"]}}, "required": ["name", "age", "mood"],
+        "additionalProperties": false});
+    let valid = jsonschema::validator_for(&schema).unwrap();
+    let mut body = asks("Give me a JSON object with name Anna and age 31");
+    body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "person", "schema": schema}});
+    body["logprobs"] = true.into();
+    body["top_logprobs"] = 5.into();
+    for seed in 0..6 {
+        (body["seed"], body["temperature"]) = (seed.into(), (f64::from(seed) * 0.3).into());
+        let choice = answered(&body);
+        assert_eq!(choice["finish_reason"], "stop", "{choice}");
+        let told: Value = serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap();
+        assert!(valid.is_valid(&told), "{told}");
+        if seed == 0 {
+            assert_eq!((&told["name"], &told["age"]), (&json!("Anna"), &json!(31)));
+        }
+        // What may not come has no probability, and a number that is none is null.
+        let probs = choice["logprobs"]["content"].as_array().unwrap();
+        let all = probs.iter().flat_map(|p| p["top_logprobs"].as_array().unwrap()).chain(probs);
+        assert!(all.clone().count() > probs.len() && all.clone().all(|p| p["logprob"].is_number()));
+    }
+}
+
+#[test]
+fn a_schema_that_is_not_understood_is_a_400_that_names_the_keyword() {
+    let format = |schema: Value| json!({"type": "json_schema", "json_schema": {"schema": schema}});
+    let tools = json!([weather()]);
+    for (format, tools, param, says) in [
+        (format(json!({"type": "string", "pattern": "a"})), None, "response_format.json_schema.schema", "'pattern'"),
+        (json!({"type": "json_schema"}), None, "response_format.json_schema.schema", "is missing"),
+        (json!({"type": "xml"}), None, "response_format.type", "json_object"),
+        (json!("json"), None, "response_format", "an object"),
+        (json!({"type": "json_object"}), Some(tools), "response_format", "calls no tool"),
+    ] {
+        let mut body = asks("x");
+        body["response_format"] = format;
+        if let Some(tools) = tools {
+            body["tools"] = tools;
+        }
+        let (status, reply) = say(&body);
+        let error: Value = serde_json::from_str::<Value>(&reply).unwrap()["error"].clone();
+        assert_eq!((status, error["param"].as_str()), (400, Some(param)), "{error}");
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
+}
+
+#[test]
 fn other_dialects_and_choices_refuse_by_name() {
     for (path, field, value) in [
         ("/v1/completions", "tools", json!([weather()])),
@@ -157,4 +240,37 @@ fn other_dialects_and_choices_refuse_by_name() {
         peer.read_to_string(&mut reply).unwrap();
         assert!(reply.starts_with("HTTP/1.1 400") && reply.contains(&format!("\"param\":\"{field}\"")), "{reply}");
     }
+}
+
+/// Drafts are looked at by the same grammar, so they change no token.
+#[test]
+fn a_grammar_and_drafts_go_together() {
+    use engine::grammar::schema;
+    use engine::sample::Sampling;
+    use engine::session::{Generation, Loaded, Prompt, Session};
+    use std::sync::{Arc, atomic::AtomicBool};
+    let model = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q8_0.gguf"));
+    let backend = engine::api::backend(Some(1)).unwrap();
+    let mut loaded = Loaded::open(model, &backend, None).unwrap();
+    let words = "Give me a JSON object with name Anna, city Rome and pet cat, name Anna, city Rome and pet cat.";
+    let ids = loaded.encode_prompt(&Prompt { text: words, system: None, raw: false }).unwrap();
+    let string = json!({"type": "string"});
+    let one = json!({"type": "object", "properties": {"name": string, "city": string, "pet": string},
+        "required": ["name", "city", "pet"]});
+    let list = json!({"type": "array", "items": one, "minItems": 3, "maxItems": 3});
+    let grammar = Arc::new(schema::compile(&list).unwrap());
+    let mut drafted = 0;
+    for (seed, temperature) in [(0, 0.0), (1, 0.7), (2, 1.2)] {
+        let sampling = Sampling { temperature, seed, ..Sampling::default() };
+        let mut answers = [0, 7].map(|draft_max| {
+            let (sampling, grammar) = (sampling.clone(), Some(grammar.clone()));
+            let generation =
+                Generation { max_tokens: 150, sampling, stops: Vec::new(), grammar, prefill_chunk: 64, draft_max };
+            let cancel = AtomicBool::new(false);
+            Session::new(&mut loaded).generate(&ids, &generation, &mut engine::api::Silent, &cancel).unwrap()
+        });
+        assert_eq!(answers[0].tokens, answers[1].tokens);
+        drafted += std::mem::take(&mut answers[1].drafted).0;
+    }
+    assert!(drafted > 0, "nothing was drafted");
 }

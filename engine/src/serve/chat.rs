@@ -12,12 +12,13 @@ use axum::http::{Method, Response};
 use serde_json::{Value, json};
 
 use super::answer::{self, Answer, Spelling, Wanted};
-use super::fields::wrong;
+use super::fields::{Fields, wrong};
 use super::logprobs::of_chat;
 use super::problem::{Answered, Problem};
 use super::route::{Route, field, needed};
 use super::tools::{self, Calls, OPEN, Piece, Tools};
 use super::{DEFAULT_TOKENS, Head, Served, Server};
+use crate::grammar::{Grammar, schema};
 use crate::limits;
 use crate::scheduler::Token;
 use crate::session::Finish;
@@ -38,6 +39,7 @@ pub static ROUTES: &[Route] = &[Route {
         field("tools", "array", "Functions that an answer may call, if the model's chat template knows of tools"),
         field("tool_choice", "string", "auto or none"),
         field("parallel_tool_calls", "boolean", "true: the model decides"),
+        field("response_format", "object", "type: text, json_object or json_schema"),
     ],
     generates: true,
     call: |server, request| Box::pin(chat(server, request)),
@@ -49,8 +51,10 @@ async fn chat(server: Arc<Server>, request: Request) -> Answered<Response<Body>>
     let (wanted, spelling) = server
         .understand(request, |served, fields, headers| {
             let tools = Tools::read(fields)?;
+            let grammar = format(served, fields, tools.is_some())?;
             let prompt = prompt(served, fields.needed("messages")?, tools.as_ref())?;
             let mut wanted = Wanted::read(served, fields, headers, vec![prompt])?;
+            wanted.request.grammar = grammar;
             let alternatives = fields.whole("top_logprobs", 0, limits::TOP_LOGPROBS_MAX as u64)?;
             wanted.request.logprobs = match fields.flag("logprobs")? {
                 Some(true) => Some(alternatives.unwrap_or(0) as usize),
@@ -67,6 +71,33 @@ async fn chat(server: Arc<Server>, request: Request) -> Answered<Response<Body>>
         })
         .await?;
     answer::reply(server, working, wanted, spelling).await
+}
+
+/// What an answer has to be, if it is not just text.
+fn format(served: &Served, fields: &Fields, tools: bool) -> Answered<Option<Arc<Grammar>>> {
+    let Some(format) = fields.object("response_format")? else { return Ok(None) };
+    let named = |at: &str, e: crate::Error| Problem { param: Some(at.into()), ..Problem::from(e) };
+    let known = "\"text\", \"json_object\" or \"json_schema\"";
+    let kind = format.get("type").unwrap_or(&Value::Null);
+    let grammar = match kind.as_str() {
+        Some("text") => return Ok(None),
+        Some("json_object") => schema::any_object(),
+        Some("json_schema") => {
+            let at = "response_format.json_schema.schema";
+            let schema = format.get("json_schema").and_then(|s| s.get("schema"));
+            let schema = schema.ok_or_else(|| Problem::field(at, format!("'{at}' is missing")))?;
+            schema::compile(schema).map_err(|e| named(at, e))?
+        }
+        _ => return Err(wrong("response_format.type", kind, known)),
+    };
+    if tools {
+        let what = "'response_format' beside 'tools' is not supported: an answer that has to be JSON calls no tool";
+        return Err(Problem::field("response_format", what).code("unsupported_parameter"));
+    }
+    let grammar = Some(Arc::new(grammar));
+    // Whether the model can write it is known before it is asked.
+    served.handle.model().course(grammar.as_ref()).map_err(|e| named("response_format", e))?;
+    Ok(grammar)
 }
 
 /// The ids of a conversation.

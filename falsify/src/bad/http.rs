@@ -79,7 +79,7 @@ pub fn fields() -> Vec<Bad> {
         ("samplers", &[json!("magic"), json!(1)]),
         // What would change the answer and is not built.
         ("tools", &[json!([{"type": "function", "function": {"name": ""}}])]),
-        ("response_format", &[json!({"type": "json_object"})]),
+        ("response_format", &[json!({"type": "xml"})]),
         ("tool_choice", &[json!("required")]),
         ("suffix", &[json!("end")]),
         ("echo", &[json!(true)]),
