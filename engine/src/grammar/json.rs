@@ -87,12 +87,6 @@ impl Json {
     }
 }
 
-impl Default for Bytes {
-    fn default() -> Bytes {
-        Bytes([0; 4])
-    }
-}
-
 fn space(rules: &mut Rules) -> usize {
     let mut indent = rules.of(&[&[]]);
     for _ in 0..INDENT {

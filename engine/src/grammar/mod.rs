@@ -22,13 +22,13 @@ use crate::limits;
 use crate::text::Tokenizer;
 
 /// A set of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Bytes([u64; 4]);
 
 impl Bytes {
     /// Those from one to another.
     pub fn range(first: u8, last: u8) -> Bytes {
-        (first..=last).fold(Bytes([0; 4]), |set, b| set.with(b))
+        (first..=last).fold(Bytes::default(), |set, b| set.with(b))
     }
 
     /// And this one.
@@ -141,7 +141,7 @@ impl std::fmt::Debug for Grammar {
 struct Automaton {
     states: Vec<Stacks>,
     numbers: HashMap<Stacks, State>,
-    next: Vec<Box<[State; 256]>>,
+    next: Vec<[State; 256]>,
     masks: HashMap<State, Arc<Vec<u64>>>,
 }
 
@@ -176,8 +176,7 @@ impl Grammar {
 impl Rules {
     /// Opens rules until every stack waits for a byte or is at its end.
     fn settle(&self, mut stack: Vec<u32>, into: &mut Stacks) {
-        loop {
-            let Some(&top) = stack.last() else { break };
+        while let Some(&top) = stack.last() {
             match self.elements[top as usize] {
                 Element::Byte(_) => break,
                 Element::End => {
@@ -227,7 +226,7 @@ impl Automaton {
         if self.states.is_empty() {
             self.states.push(Stacks::new());
             self.numbers.insert(Stacks::new(), DEAD);
-            self.next.push(Box::new([DEAD; 256]));
+            self.next.push([DEAD; 256]);
         }
         if let Some(&state) = self.numbers.get(&stacks) {
             return state;
@@ -235,7 +234,7 @@ impl Automaton {
         let state = self.states.len() as State;
         self.states.push(stacks.clone());
         self.numbers.insert(stacks, state);
-        self.next.push(Box::new([UNKNOWN; 256]));
+        self.next.push([UNKNOWN; 256]);
         state
     }
 
@@ -302,7 +301,7 @@ impl Vocabulary {
         let mut sorted: Vec<(u32, u32, Box<[u8]>)> = (0..tokens as u32).filter(text).filter_map(bytes).collect();
         sorted.retain(|(_, _, b)| !b.is_empty());
         sorted.sort_by(|a, b| a.2.cmp(&b.2));
-        let mut single = Bytes([0; 4]);
+        let mut single = Bytes::default();
         for i in 0..sorted.len() {
             if i > 0 {
                 sorted[i].1 = sorted[i - 1].2.iter().zip(&sorted[i].2).take_while(|(a, b)| a == b).count() as u32;
@@ -373,7 +372,8 @@ impl Course {
         let may_end = self.may_end();
         for (id, x) in logits.iter_mut().enumerate() {
             let text = mask.get(id / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
-            if !text && !(may_end && tokenizer.is_end(id as u32)) {
+            let end = may_end && tokenizer.is_end(id as u32);
+            if !text && !end {
                 *x = f32::NEG_INFINITY;
             }
         }
