@@ -121,6 +121,32 @@ fn a_tool_is_called_and_its_result_is_used() {
 }
 
 #[test]
+fn a_tool_that_has_to_be_called_is() {
+    let clock = json!({"type": "function", "function": {"name": "get_time"}});
+    let mut body = asks("Tell me a story about Paris.");
+    body["tools"] = json!([weather(), clock]);
+    for (choice, may) in [
+        (json!("required"), &["get_weather", "get_time"][..]),
+        (json!({"type": "function", "function": {"name": "get_time"}}), &["get_time"]),
+        (json!({"type": "function", "function": {"name": "get_weather"}}), &["get_weather"]),
+    ] {
+        body["tool_choice"] = choice;
+        let choice = answered(&body);
+        let calls = choice["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!((calls.len(), &choice["finish_reason"]), (1, &json!("tool_calls")), "{choice}");
+        let (name, arguments) = (calls[0]["function"]["name"].as_str().unwrap(), &calls[0]["function"]["arguments"]);
+        assert!(may.contains(&name), "{name}");
+        let arguments: Value = serde_json::from_str(arguments.as_str().unwrap()).unwrap();
+        assert!(arguments.is_object() && (name != "get_weather" || arguments["city"].is_string()), "{arguments}");
+        assert_eq!(streamed(&body)["tool_calls"][0]["function"], calls[0]["function"]);
+    }
+    // Arguments that cannot be held to their schema are not promised.
+    body["tools"][0]["function"]["parameters"]["properties"]["city"]["pattern"] = "P.*".into();
+    let (status, reply) = say(&body);
+    assert!(status == 400 && reply.contains("'pattern' is not supported") && reply.contains("tools[0]"), "{reply}");
+}
+
+#[test]
 fn without_need_or_leave_no_tool_is_called() {
     let mut body = asks("What is 2+2?");
     let plain = answered(&body);

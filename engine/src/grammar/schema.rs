@@ -63,6 +63,39 @@ pub fn compile(schema: &Value) -> Result<Grammar> {
     Ok(Grammar::new(compiler.rules, root))
 }
 
+/// A value between two texts.
+pub struct Framed<'s> {
+    /// What stands before it.
+    pub before: String,
+    /// What it fits; any object if none.
+    pub schema: Option<&'s Value>,
+    /// What stands after it.
+    pub after: String,
+    /// Where the schema stands, for errors.
+    pub at: String,
+}
+
+/// One of these.
+pub fn framed(options: &[Framed]) -> Result<Grammar> {
+    let mut rules = Rules::default();
+    let json = Json::new(&mut rules);
+    let root = rules.rule();
+    let mut compiler = Compiler { rules, json, whole: &Value::Null, depth: 0, inside: Vec::new() };
+    for option in options {
+        let value = match option.schema {
+            None => compiler.json.object,
+            Some(schema) => {
+                compiler.whole = schema;
+                compiler.rule(schema, &option.at)?
+            }
+        };
+        let (before, after) =
+            (compiler.literal(&option.before, &option.at)?, compiler.literal(&option.after, &option.at)?);
+        compiler.rules.or(root, &[&before[..], &[Rule(value)], &after].concat());
+    }
+    Ok(Grammar::new(compiler.rules, root))
+}
+
 struct Compiler<'s> {
     rules: Rules,
     json: Json,

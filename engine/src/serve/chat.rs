@@ -37,7 +37,7 @@ pub static ROUTES: &[Route] = &[Route {
         field("logprobs", "boolean", "Tell the log-probability of each token"),
         field("top_logprobs", "integer", "And those of so many most likely ones"),
         field("tools", "array", "Functions that an answer may call, if the model's chat template knows of tools"),
-        field("tool_choice", "string", "auto or none"),
+        field("tool_choice", "", "auto, none, required, or the function that has to be called"),
         field("parallel_tool_calls", "boolean", "true: the model decides"),
         field("response_format", "object", "type: text, json_object or json_schema"),
     ],
@@ -51,7 +51,9 @@ async fn chat(server: Arc<Server>, request: Request) -> Answered<Response<Body>>
     let (wanted, spelling) = server
         .understand(request, |served, fields, headers| {
             let tools = Tools::read(fields)?;
-            let grammar = format(served, fields, tools.is_some())?;
+            let template = served.handle.model().template.as_ref();
+            let marked = template.is_ok_and(|t| t.as_ref().is_some_and(|t| t.says(OPEN)));
+            let grammar = format(served, fields, tools.as_ref(), marked)?;
             let prompt = prompt(served, fields.needed("messages")?, tools.as_ref())?;
             let mut wanted = Wanted::read(served, fields, headers, vec![prompt])?;
             wanted.request.grammar = grammar;
@@ -66,7 +68,6 @@ async fn chat(server: Arc<Server>, request: Request) -> Answered<Response<Body>>
             let limits = ["max_completion_tokens", "max_tokens"];
             let wanted = wanted.limited(served, fields, &limits, DEFAULT_TOKENS)?;
             let head = Head::new(served, fields, "chatcmpl-")?;
-            let marked = matches!(&head.model.template, Ok(Some(template)) if template.says(OPEN));
             Ok((wanted, Chat { head, tools, marked, calls: Mutex::default() }))
         })
         .await?;
@@ -74,29 +75,37 @@ async fn chat(server: Arc<Server>, request: Request) -> Answered<Response<Body>>
 }
 
 /// What an answer has to be, if it is not just text.
-fn format(served: &Served, fields: &Fields, tools: bool) -> Answered<Option<Arc<Grammar>>> {
-    let Some(format) = fields.object("response_format")? else { return Ok(None) };
+fn format(served: &Served, fields: &Fields, tools: Option<&Tools>, marked: bool) -> Answered<Option<Arc<Grammar>>> {
     let named = |at: &str, e: crate::Error| Problem { param: Some(at.into()), ..Problem::from(e) };
-    let known = "\"text\", \"json_object\" or \"json_schema\"";
+    let none = serde_json::Map::new();
+    let format = fields.object("response_format")?.unwrap_or(&none);
     let kind = format.get("type").unwrap_or(&Value::Null);
     let grammar = match kind.as_str() {
-        Some("text") => return Ok(None),
-        Some("json_object") => schema::any_object(),
+        Some("text") => None,
+        None if format.is_empty() => None,
+        Some("json_object") => Some(schema::any_object()),
         Some("json_schema") => {
             let at = "response_format.json_schema.schema";
             let schema = format.get("json_schema").and_then(|s| s.get("schema"));
             let schema = schema.ok_or_else(|| Problem::field(at, format!("'{at}' is missing")))?;
-            schema::compile(schema).map_err(|e| named(at, e))?
+            Some(schema::compile(schema).map_err(|e| named(at, e))?)
         }
-        _ => return Err(wrong("response_format.type", kind, known)),
+        _ => {
+            let known = "\"text\", \"json_object\" or \"json_schema\"";
+            return Err(wrong("response_format.type", kind, known));
+        }
     };
-    if tools {
-        let what = "'response_format' beside 'tools' is not supported: an answer that has to be JSON calls no tool";
-        return Err(Problem::field("response_format", what).code("unsupported_parameter"));
-    }
-    let grammar = Some(Arc::new(grammar));
+    let grammar = match (grammar, tools) {
+        (Some(_), Some(_)) => {
+            let what = "'response_format' beside 'tools' is not supported: an answer that has to be JSON calls no tool";
+            return Err(Problem::field("response_format", what).code("unsupported_parameter"));
+        }
+        (None, Some(tools)) => tools.grammar(marked).map_err(|e| named("tools", e))?,
+        (grammar, None) => grammar,
+    };
+    let grammar = grammar.map(Arc::new);
     // Whether the model can write it is known before it is asked.
-    served.handle.model().course(grammar.as_ref()).map_err(|e| named("response_format", e))?;
+    served.handle.model().course(grammar.as_ref())?;
     Ok(grammar)
 }
 

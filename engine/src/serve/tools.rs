@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 use super::door;
 use super::fields::{Fields, wrong};
 use super::problem::{Answered, Problem};
+use crate::error::Result;
+use crate::grammar::Grammar;
+use crate::grammar::schema::{self, Framed};
 use crate::limits;
 
 /// What a marked call begins with.
@@ -23,6 +26,8 @@ pub struct Tools {
     /// As the template gets them.
     pub list: Value,
     names: BTreeSet<String>,
+    /// The answer has to be a call of one of these.
+    forced: Option<BTreeSet<String>>,
 }
 
 impl Tools {
@@ -43,9 +48,12 @@ impl Tools {
             None => list.is_some(),
             Some(Value::String(s)) if s == "none" => false,
             Some(Value::String(s)) if s == "auto" => true,
+            Some(Value::String(s)) if s == "required" => true,
+            Some(Value::Object(_)) => true,
             Some(other) => {
-                let expected = "\"auto\" or \"none\": this server makes no model call a tool";
-                return Err(wrong("tool_choice", other, expected).code("unsupported_parameter"));
+                let expected =
+                    "\"auto\", \"none\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": ..}}";
+                return Err(wrong("tool_choice", other, expected));
             }
         };
         let Some(list) = list else {
@@ -58,7 +66,38 @@ impl Tools {
         if names.len() < list.len() {
             return Err(Problem::field("tools", "two of 'tools' have one name"));
         }
-        Ok(chosen.then(|| Tools { list: Value::Array(list.clone()), names }))
+        let forced = match fields.get("tool_choice") {
+            Some(Value::String(s)) if s == "required" => Some(names.clone()),
+            Some(named @ Value::Object(_)) => {
+                let name = named["function"]["name"].as_str().filter(|name| names.contains(*name));
+                let name = name.ok_or_else(|| wrong("tool_choice", named, "a function of 'tools'"))?;
+                Some(BTreeSet::from([name.to_string()]))
+            }
+            _ => None,
+        };
+        Ok(chosen.then(|| Tools { list: Value::Array(list.clone()), names, forced }))
+    }
+
+    /// What an answer has to be that has to be a call. `marked`: calls stand between tags.
+    pub fn grammar<'a>(&'a self, marked: bool) -> Result<Option<Grammar>> {
+        let Some(forced) = &self.forced else { return Ok(None) };
+        let tools = self.list.as_array().into_iter().flatten().enumerate();
+        let (open, close, arguments) = match marked {
+            true => (format!("{OPEN}\n"), format!("\n{CLOSE}"), "arguments"),
+            false => (String::new(), String::new(), "parameters"),
+        };
+        let option = |(i, tool): (usize, &'a Value)| {
+            let function = &tool["function"];
+            let name = function["name"].as_str().filter(|name| forced.contains(*name))?;
+            Some(Framed {
+                before: format!("{open}{{\"name\": \"{name}\", \"{arguments}\": "),
+                schema: Some(&function["parameters"]).filter(|schema| !schema.is_null()),
+                after: format!("}}{close}"),
+                at: format!("tools[{i}].function.parameters"),
+            })
+        };
+        let options: Vec<Framed> = tools.filter_map(option).collect();
+        schema::framed(&options).map(Some)
     }
 }
 
@@ -392,7 +431,9 @@ mod tests {
                 json!({"tools": [{"type": "function", "function": {"name": "x", "parameters": 3}}]}),
                 "tools[0].function.parameters",
             ),
-            (json!({"tools": [f("x")], "tool_choice": "required"}), "tool_choice"),
+            (json!({"tools": [f("x")], "tool_choice": "always"}), "tool_choice"),
+            (json!({"tools": [f("x")], "tool_choice": {"type": "function", "function": {"name": "y"}}}), "tool_choice"),
+            (json!({"tool_choice": "required"}), "tool_choice"),
             (json!({"tool_choice": "auto"}), "tool_choice"),
             (json!({"tools": [f("x")], "parallel_tool_calls": false}), "parallel_tool_calls"),
         ] {
