@@ -78,12 +78,6 @@ impl Fields {
         Ok(self)
     }
 
-    /// Of a body that is there already.
-    #[cfg(test)]
-    pub fn of(body: &Value) -> Fields {
-        Fields(body.as_object().unwrap().clone())
-    }
-
     /// A field that is there and not null.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|v| !v.is_null())
@@ -151,6 +145,13 @@ pub fn wrong(name: &str, value: &Value, expected: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Fields {
+        /// Of a body that is there already.
+        pub fn of(body: &Value) -> Fields {
+            Fields(body.as_object().unwrap().clone())
+        }
+    }
 
     fn fields(json: &str) -> Fields {
         Fields::parse(json.as_bytes(), &[]).unwrap()
