@@ -312,6 +312,12 @@ pub struct DiffArgs {
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Run both on the GPU or fail
+    #[arg(long, conflicts_with = "no_gpu")]
+    pub gpu: bool,
+    /// Run both on the CPU
+    #[arg(long)]
+    pub no_gpu: bool,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -321,6 +327,13 @@ pub struct DiffArgs {
     /// How a model may be found
     #[command(flatten)]
     pub source: SourceArgs,
+}
+
+impl DiffArgs {
+    /// For the engine.
+    pub fn options(&self) -> CheckOptions {
+        CheckOptions { threads: self.threads, gpu: self.gpu, gpu_if_present: !self.no_gpu, all_backends: false }
+    }
 }
 
 /// Whether JSON was asked for, for errors that come before or instead of parsed flags.

@@ -16,6 +16,8 @@ pub struct RunPlan {
     pub config: InferenceConfig,
     /// The rest.
     pub options: Options,
+    /// Who had the model.
+    pub source: String,
 }
 
 /// Works it out.
@@ -24,7 +26,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         return Err(Error::new(Kind::Usage, "--trace and --verbose would both write to standard error")
             .hint("give the trace a file: --trace-output trace.json"));
     }
-    let model_path = source::resolve(&args.model, &args.source.access(args.quiet))?;
+    let found = source::found(&args.model, &args.source.access(args.quiet))?;
     let prompt = match args.prompt.as_deref() {
         Some(dash) if dash == "-" => read_prompt(args.raw)?,
         Some(text) => utf8(text.as_encoded_bytes().to_vec())?,
@@ -40,7 +42,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         verbose: args.verbose,
         gpu: args.gpu, //= F-GPU-134
         trace: args.trace(),
-        ..InferenceConfig::new(model_path)
+        ..InferenceConfig::new(found.path)
     };
     let options = Options {
         sampling: args.sampling.asked.clone(),
@@ -56,7 +58,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         cancel,
         ..Options::default()
     };
-    Ok(RunPlan { config, options })
+    Ok(RunPlan { config, options, source: found.place })
 }
 
 /// The same for a server.

@@ -56,6 +56,17 @@ fn out_of_range_sampling_is_clamped_with_a_warning() {
 }
 
 #[test]
+fn two_models_part_on_the_backend_that_was_asked_for() {
+    let models = ["diff", "qwen2-tiny-q8_0.gguf", "qwen2-tiny-q4_k_m.gguf", "--json"];
+    let on_cpu: serde_json::Value = serde_json::from_str(&stdout(&[&models[..], &["--no-gpu"]].concat())).unwrap();
+    assert!(on_cpu.to_string().contains("cpu"), "{on_cpu}");
+    // No device, whatever this machine has.
+    let refused = apr().args(models).arg("--gpu").env("CUDA_VISIBLE_DEVICES", "").assert().code(6);
+    refused.stderr(predicate::str::contains("no GPU to run on"));
+    apr().args(models).args(["--gpu", "--no-gpu"]).assert().code(2);
+}
+
+#[test]
 fn a_folder_answers_like_a_file() {
     for model in ["qwen2-tiny", "qwen2-tiny/model.safetensors"] {
         apr().args(["run", model, "What is 2+2?", "--temperature", "0"]).assert().success().stdout("2 + 2 = 4\n");
@@ -138,7 +149,10 @@ fn a_config_file_that_is_none_is_refused_and_does_not_stand_in_the_way() {
 fn doctor_completions_and_manual_pages() {
     let seen: serde_json::Value = serde_json::from_str(&stdout(&["doctor", "--json"])).unwrap();
     let topics: Vec<&str> = seen["findings"].as_array().unwrap().iter().filter_map(|f| f["topic"].as_str()).collect();
-    assert_eq!(topics, ["processor", "threads", "memory", "huge pages", "GPU", "what runs where", "config file"]);
+    assert_eq!(
+        topics,
+        ["processor", "threads", "memory", "huge pages", "GPU", "what runs where", "models", "config file"]
+    );
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = stdout(&["completions", shell]);
         assert!(script.contains("trace-format") && script.contains("max-tokens"), "{shell}: {script:.300}");

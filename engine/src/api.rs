@@ -428,6 +428,7 @@ fn answer(
         max_tokens: config.max_tokens,
         sampling,
         stops: options.stops.clone(),
+        grammar: None,
         prefill_chunk: options.prefill_chunk,
         // A trace shows every token in a step of its own.
         draft_max: if config.trace.as_ref().is_some_and(|t| t.enabled) { 0 } else { options.draft_max },
@@ -600,10 +601,20 @@ pub fn beside_the_oracle(path: &Path, options: &CheckOptions) -> Result<Comparis
     twin::compare(&mut loaded, &mut oracle, twin::TEXT, BACKENDS_APART)
 }
 
-/// Two models in step on the CPU backend.
-pub fn diff(a: &Path, b: &Path, threads: Option<usize>, limit: f64) -> Result<Comparison> {
-    let backend = backend(threads)?;
-    twin::compare_files((a, &backend), (b, &backend), limit)
+/// Two models in step on the backend that [`check`] uses with these options. Where one of them cannot be on the GPU,
+/// neither is: what parts then would be the backends.
+pub fn diff(a: &Path, b: &Path, options: &CheckOptions, limit: f64) -> Result<Comparison> {
+    let open =
+        |path: &Path, wish: Wish| wish.open(&mut |_| Ok(()), || Understood::open(path, None), &Interest::Everything);
+    let wish = options.wish();
+    let (mut first, mut second) = (open(a, wish)?, open(b, wish)?);
+    let on_cpu = |loaded: &Loaded| loaded.backend().starts_with("cpu");
+    if on_cpu(&first) != on_cpu(&second) {
+        let cpu = Wish { gpu: false, gpu_if_present: false, ..wish };
+        drop((first, second));
+        (first, second) = (open(a, cpu)?, open(b, cpu)?);
+    }
+    twin::compare(&mut first, &mut second, twin::TEXT, limit)
 }
 
 /// The same on a backend of the caller's choice.

@@ -95,6 +95,7 @@ impl<'m> Chat<'m> {
             max_tokens: self.max_tokens,
             sampling: self.sampling.clone(),
             stops: self.options.stops.clone(),
+            grammar: None,
             prefill_chunk: self.options.prefill_chunk,
             draft_max: self.options.draft_max,
         };

@@ -4,7 +4,9 @@ use compute::Want;
 use compute::backend::RowOutput;
 
 use crate::error::Result;
+use crate::grammar::Course;
 use crate::sample::{Sampler, Sampling};
+use crate::session::Understood;
 use crate::text::{StopFinder, Tokenizer, Utf8Stream};
 
 /// Why an answer ended.
@@ -37,6 +39,8 @@ pub struct Continuation {
     sampler: Sampler,
     utf8: Utf8Stream,
     stops: StopFinder,
+    /// What the answer has to be.
+    course: Option<Course>,
     made: usize,
     max_tokens: usize,
 }
@@ -55,20 +59,30 @@ impl Continuation {
     pub fn new(tokenizer: &Tokenizer, sampling: Sampling, stops: &[String], max_tokens: usize) -> Result<Continuation> {
         let texts = (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_bytes(id).unwrap_or_default());
         let sampler = Sampler::new(sampling, texts);
-        Ok(Continuation { sampler, utf8: Utf8Stream::new(), stops: StopFinder::new(stops)?, made: 0, max_tokens })
+        let (utf8, stops) = (Utf8Stream::new(), StopFinder::new(stops)?);
+        Ok(Continuation { sampler, utf8, stops, course: None, made: 0, max_tokens })
+    }
+
+    /// Of an answer that has to follow a grammar, if it has to.
+    #[must_use]
+    pub fn within(self, course: Option<Course>) -> Continuation {
+        Continuation { course, ..self }
     }
 
     /// What it needs of the row that the next token is chosen from.
     pub fn want(&self) -> Want {
-        self.sampler.want()
+        // Where the best token may not come, another has to be found.
+        if self.course.is_some() { Want::Logits } else { self.sampler.want() }
     }
 
-    /// The next token. `history` is the sequence so far; ids of `filler` are never chosen. None where the best row
+    /// The next token. `history` is the sequence so far; ids of fillers are never chosen. None where the best row
     /// stands for no token and the others were not asked for: the row has to be run again for all its logits.
-    pub fn choose(&mut self, row: &mut RowOutput, filler: &[u32], history: &[u32]) -> Option<u32> {
-        if self.want() != Want::Logits {
+    pub fn choose(&mut self, row: &mut RowOutput, known: &Understood, history: &[u32]) -> Option<u32> {
+        let Understood { filler, tokenizer, .. } = known;
+        if self.sampler.want() != Want::Logits {
             let best = row.argmax; //= F-GGUF-060
-            if filler.binary_search(&best).is_err() {
+            let may_come = self.course.as_ref().is_none_or(|course| course.allows(best, tokenizer));
+            if filler.binary_search(&best).is_err() && may_come {
                 return Some(best);
             }
             if row.values.is_empty() {
@@ -80,6 +94,9 @@ impl Continuation {
             if let Some(x) = row.values.get_mut(id as usize) {
                 *x = f32::NEG_INFINITY;
             }
+        }
+        if let Some(course) = &self.course {
+            course.mask(&mut row.values, tokenizer);
         }
         Some(self.sampler.choose(&row.values, history))
     }
@@ -93,12 +110,17 @@ impl Continuation {
             return Taken { text: String::new(), finish: Some(Finish::Eos) };
         }
         self.made += 1;
-        let text = self.utf8.push(tokenizer.token_bytes(id).unwrap_or_default());
+        let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+        let over = self.course.as_mut().is_some_and(|course| {
+            course.take(bytes);
+            course.is_over()
+        });
+        let text = self.utf8.push(bytes);
         let (text, stopped) = self.stops.push(&text);
         //= F-PIPE-188
         //= F-MATH-154
         let full = self.made == self.max_tokens;
-        let finish = if stopped { Some(Finish::Stop) } else { full.then_some(Finish::Length) };
+        let finish = if stopped || over { Some(Finish::Stop) } else { full.then_some(Finish::Length) };
         Taken { text, finish }
     }
 

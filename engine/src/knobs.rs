@@ -42,8 +42,18 @@ pub const DOWNLOAD_TIMEOUT: Knob =
 pub const CERTIFICATES: Knob =
     Knob { name: "SSL_CERT_FILE", help: "authorities to trust instead of the built-in ones, PEM" };
 
-/// Read by the HTTP library; listed because it is honoured, with its kin in capitals or not.
-pub const PROXY: Knob = Knob { name: "HTTPS_PROXY", help: "proxy of downloads; also HTTP_PROXY, ALL_PROXY, NO_PROXY" };
+/// The proxy of https.
+pub const HTTPS_PROXY: Knob = Knob { name: "HTTPS_PROXY", help: "proxy of https downloads: http://HOST:PORT" };
+
+/// The proxy of http.
+pub const HTTP_PROXY: Knob = Knob { name: "HTTP_PROXY", help: "proxy of http downloads" };
+
+/// The proxy of both.
+pub const ALL_PROXY: Knob = Knob { name: "ALL_PROXY", help: "proxy of both" };
+
+/// Who is asked without one.
+pub const NO_PROXY: Knob =
+    Knob { name: "NO_PROXY", help: "hosts that are asked without a proxy: a.example,10.0.0.0/8" };
 
 /// The folder of HuggingFace's programs.
 pub const HUB_HOME: Knob =
@@ -106,7 +116,10 @@ pub static ALL: &[&Knob] = &[
     &HUB_TOKEN,
     &DOWNLOAD_TIMEOUT,
     &CERTIFICATES,
-    &PROXY,
+    &HTTPS_PROXY,
+    &HTTP_PROXY,
+    &ALL_PROXY,
+    &NO_PROXY,
     &HUB_HOME,
     &HUB_CACHE,
     &LLAMA_CACHE,
@@ -134,6 +147,14 @@ pub fn user_home() -> Option<PathBuf> {
 /// The value of a knob, if it is set to something.
 pub fn read(knob: &Knob) -> Option<String> {
     std::env::var(knob.name).ok().filter(|v| !v.is_empty())
+}
+
+/// Name and value of a knob that is as common in small letters, which count first, as they do for curl.
+pub fn read_either_case(knob: &Knob) -> Option<(String, String)> {
+    [knob.name.to_ascii_lowercase(), knob.name.into()].into_iter().find_map(|name| {
+        let value = std::env::var(&name).ok().filter(|v| !v.is_empty())?;
+        Some((name, value))
+    })
 }
 
 /// The config file, which need not exist; `None` where there is no place for one, or an empty variable wants none.

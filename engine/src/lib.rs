@@ -27,6 +27,7 @@ pub mod convert;
 pub mod doctor;
 pub mod error;
 pub mod file;
+pub mod grammar;
 pub mod guard;
 pub mod knobs;
 pub mod limits;

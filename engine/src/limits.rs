@@ -70,6 +70,22 @@ pub const TEMPLATE_VALUE_DEPTH_MAX: usize = 128;
 pub const TEMPLATE_OUTPUT_MAX: usize = 64 << 20;
 /// Bytes of a prompt.
 pub const PROMPT_BYTES_MAX: usize = 64 << 20;
+/// Tools of a request.
+pub const TOOLS_MAX: usize = 128;
+/// Bytes of a tool's name.
+pub const TOOL_NAME_BYTES_MAX: usize = 64;
+/// Depth of a JSON schema and of what its references lead to.
+pub const SCHEMA_DEPTH_MAX: usize = 32;
+/// Items or letters that a JSON schema may count, and values and properties that it may list in one place.
+pub const SCHEMA_COUNT_MAX: u64 = 1 << 10;
+/// Bytes and rules in the sequences of a grammar. A few bytes of memory each.
+pub const GRAMMAR_ELEMENTS_MAX: usize = 1 << 17;
+/// Open rules in a grammar at which no further value is nested: 20 to 30 deep.
+pub const GRAMMAR_STACK_MAX: usize = 64;
+/// Places in a grammar that are remembered, a kilobyte each.
+pub const GRAMMAR_STATES_MAX: usize = 1 << 12;
+/// Places for which the tokens that may follow are remembered, a bit for each token of the vocabulary.
+pub const GRAMMAR_MASKS_MAX: usize = 1 << 7;
 /// Stop sequences of a request.
 pub const STOPS_MAX: usize = 64;
 /// Bytes of one stop sequence.
@@ -136,6 +152,8 @@ pub const COMPRESSION_RATIO_MAX: u64 = 256;
 pub const COMPRESSION_WINDOW_MAX: u64 = 128 << 20;
 /// Bytes of what a user calls a model, and of the path of a file inside a repository.
 pub const MODEL_NAME_BYTES_MAX: usize = 1 << 10;
+/// Warnings that are kept for the object of `--json`.
+pub const WARNINGS_KEPT_MAX: usize = 1000;
 /// Bytes of a file that is downloaded.
 pub const DOWNLOAD_BYTES_MAX: u64 = 1 << 40;
 /// Bytes of what a hub says of a repository, and of what another program's cache says of a model.

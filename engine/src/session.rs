@@ -4,8 +4,8 @@
 
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use compute::backend::{NoTap, Tap};
@@ -16,6 +16,7 @@ use crate::continuation::Continuation;
 pub use crate::continuation::Finish;
 use crate::error::{Error, Kind, Place, Result};
 use crate::file::{self, Checked};
+use crate::grammar::{Course, Grammar, Vocabulary};
 use crate::guard;
 use crate::model::{self, Model};
 use crate::program;
@@ -39,6 +40,8 @@ pub struct Understood {
     pub context: usize,
     /// Rows of the LM head that stand for no token, ascending: never chosen, whatever their logits.
     pub filler: Vec<u32>,
+    /// The tokens as a grammar looks at them, once one does.
+    vocabulary: OnceLock<Arc<Vocabulary>>,
 }
 
 /// A model with its tokenizer, prepared on a backend.
@@ -139,7 +142,14 @@ impl Understood {
             Some(n) => n,
         };
         let filler = (0..model.hyper.vocab as u32).filter(|id| tokenizer.is_filler(*id)).collect();
-        Ok(Understood { model, tokenizer, template, context, filler })
+        Ok(Understood { model, tokenizer, template, context, filler, vocabulary: OnceLock::new() })
+    }
+
+    /// The beginning of an answer that has to follow a grammar, if it has to.
+    pub fn course(&self, grammar: Option<&Arc<Grammar>>) -> Result<Option<Course>> {
+        let Some(grammar) = grammar else { return Ok(None) };
+        let vocabulary = self.vocabulary.get_or_init(|| Arc::new(Vocabulary::new(&self.tokenizer)));
+        Course::new(Arc::clone(grammar), Arc::clone(vocabulary)).map(Some)
     }
 
     /// How a conversation is laid out, for people.
@@ -219,6 +229,8 @@ pub struct Generation {
     pub sampling: Sampling,
     /// Texts that end the answer and are not part of it.
     pub stops: Vec<String>,
+    /// What the answer has to be.
+    pub grammar: Option<Arc<Grammar>>,
     /// Rows of the prompt that are run together. Does not change any token.
     pub prefill_chunk: usize,
     /// Most tokens drafted for one step ([`crate::speculate`]); 0 is none. Does not change any token.
@@ -445,8 +457,9 @@ impl<'m> Session<'m> {
     ) -> Result<Answer> {
         let prompt = self.fit(prompt, generation.max_tokens, observer)?;
         let known = Arc::clone(&self.loaded.understood);
-        let Generation { sampling, stops, max_tokens, .. } = generation;
-        let mut continuation = Continuation::new(&known.tokenizer, sampling.clone(), stops, *max_tokens)?;
+        let Generation { sampling, stops, grammar, max_tokens, .. } = generation;
+        let continuation = Continuation::new(&known.tokenizer, sampling.clone(), stops, *max_tokens)?;
+        let mut continuation = continuation.within(known.course(grammar.as_ref())?);
         let mut answer = Answer {
             text: String::new(),
             tokens: Vec::new(),
@@ -527,7 +540,7 @@ impl<'m> Session<'m> {
             let known = &self.loaded.understood;
             let (row, end) = (self.output.rows.len() - 1 - *open, self.tokens.len() - *open);
             guard::finite(&self.output.rows[row..=row], end - 1)?;
-            if let Some(id) = continuation.choose(&mut self.output.rows[row], &known.filler, &self.tokens[..end]) {
+            if let Some(id) = continuation.choose(&mut self.output.rows[row], known, &self.tokens[..end]) {
                 return Ok(id);
             }
             // The best row stands for no token: the same step once more, for all logits.

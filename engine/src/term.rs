@@ -14,12 +14,13 @@ pub mod twin;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anstyle::{AnsiColor, Style};
 
 use crate::api::{Options, Outcome, why_cpu};
 use crate::error::{Error, Kind, Result, printable};
-use crate::limits::MESSAGE_CHARS_MAX;
+use crate::limits::{MESSAGE_CHARS_MAX, WARNINGS_KEPT_MAX};
 use crate::model::display_name;
 use crate::session::{Event, Loaded, Observer};
 use crate::trace;
@@ -39,6 +40,9 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 /// Warnings that were shown and not yet summed up.
 static WARNINGS: AtomicUsize = AtomicUsize::new(0);
 
+/// What was warned of, shown or not: an object of `--json` has it.
+static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
 /// How much to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
@@ -56,7 +60,8 @@ pub struct Terminal {
     model: String,
     raw: bool,
     gpu_if_present: bool,
-    warnings: Vec<String>,
+    /// Who had the model.
+    source: String,
     wrote: bool,
 }
 
@@ -72,7 +77,7 @@ impl Terminal {
             model: String::new(),
             raw: false,
             gpu_if_present: false,
-            warnings: Vec::new(),
+            source: "local file".into(),
             wrote: false,
         }
     }
@@ -81,6 +86,13 @@ impl Terminal {
     #[must_use]
     pub fn quiet(mut self) -> Terminal {
         self.level = Level::Quiet;
+        self
+    }
+
+    /// Says where the model came from, if that is more than a path that was typed.
+    #[must_use]
+    pub fn source(mut self, source: &str) -> Terminal {
+        self.source = source.into();
         self
     }
 
@@ -100,7 +112,7 @@ impl Terminal {
         if self.level == Level::Verbose {
             //= F-UX-027
             self.detail(&format!("Loading model: {}", printable(&self.model, MESSAGE_CHARS_MAX)));
-            self.detail("  Source: local file");
+            self.detail(&format!("  Source: {}", printable(&self.source, MESSAGE_CHARS_MAX)));
         }
         //= F-UX-021
         //= F-CLI-010
@@ -158,6 +170,7 @@ impl Terminal {
         let a = &outcome.answer;
         if self.json {
             //= F-CLI-015
+            let warnings = warned();
             tell(&serde_json::json!({
                 "model": self.model,
                 "text": a.text,
@@ -175,8 +188,8 @@ impl Terminal {
                 "duration_ms": outcome.duration_ms,
                 "tokens_per_second": a.tokens_per_second(),
                 "trace": outcome.trace.as_ref().map(|t| &t.json),
-                "warnings": self.warnings,
-                "summary": {"warnings": self.warnings.len(), "errors": 0},
+                "warnings": warnings,
+                "summary": {"warnings": warnings.len(), "errors": 0},
             }))?;
         } else {
             self.line_end(&a.text)?;
@@ -225,10 +238,7 @@ impl Observer for Terminal {
                 }
             }
             Event::Warning(text) => {
-                if self.level != Level::Quiet {
-                    warn(text);
-                }
-                self.warnings.push(printable(text, MESSAGE_CHARS_MAX));
+                warn_unless(self.level == Level::Quiet, text);
             }
             Event::Sampling(sampling) if self.level == Level::Verbose => {
                 self.detail(&format!("Sampling: {}", sampling.describe()));
@@ -278,8 +288,24 @@ pub fn note(line: &str) {
 
 /// A warning on standard error.
 pub fn warn(text: &str) {
-    note(&format!("{WARNING}warning:{WARNING:#} {}", printable(text, MESSAGE_CHARS_MAX)));
-    WARNINGS.fetch_add(1, Ordering::Relaxed);
+    warn_unless(false, text);
+}
+
+/// A warning on standard error, or, where that is to stay quiet, in the object of `--json` alone.
+pub fn warn_unless(quiet: bool, text: &str) {
+    let text = printable(text, MESSAGE_CHARS_MAX);
+    if !quiet {
+        note(&format!("{WARNING}warning:{WARNING:#} {text}"));
+        WARNINGS.fetch_add(1, Ordering::Relaxed);
+    }
+    let mut all = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if all.len() < WARNINGS_KEPT_MAX {
+        all.push(text);
+    }
+}
+
+fn warned() -> Vec<String> {
+    WARNED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Writes and flushes, so that text appears as it is made: whole characters, since events hold nothing less.
@@ -308,11 +334,18 @@ pub fn not_written(e: &std::io::Error) -> Error {
     }
 }
 
-/// Prints the object of `--json`, unless it is out already.
+/// Prints the object of `--json`, unless it is out already, with what was warned of.
 fn tell(object: &serde_json::Value) -> Result<()> {
     match TOLD.swap(true, Ordering::Relaxed) {
         true => Ok(()),
-        false => write_out(&format!("{object}\n")),
+        false => match (object.get("warnings"), warned()) {
+            (None, warnings) if !warnings.is_empty() => {
+                let mut object = object.clone();
+                object["warnings"] = warnings.into();
+                write_out(&format!("{object}\n"))
+            }
+            _ => write_out(&format!("{object}\n")),
+        },
     }
 }
 

@@ -125,7 +125,7 @@ pub fn answer(
     sampling: Sampling,
     prefill_chunk: usize,
 ) -> Result<Answer, Halt> {
-    let generation = Generation { max_tokens, sampling, stops: Vec::new(), prefill_chunk, draft_max: 0 };
+    let generation = Generation { max_tokens, sampling, stops: Vec::new(), grammar: None, prefill_chunk, draft_max: 0 };
     let never = AtomicBool::new(false);
     running("it generates", Session::new(model).generate(ids, &generation, &mut engine::Silent, &never))
 }
@@ -236,6 +236,7 @@ pub fn in_pieces(model: &mut Loaded, ids: &[u32], max_tokens: usize) -> Result<(
         max_tokens,
         sampling: Sampling::default(),
         stops: Vec::new(),
+        grammar: None,
         prefill_chunk: PREFILL_CHUNK,
         draft_max: 0,
     };

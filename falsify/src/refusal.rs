@@ -159,8 +159,14 @@ impl Observer for Said {
 fn spoken(model: &mut Loaded, max_tokens: usize) -> (String, engine::Result<()>) {
     let mut said = Said(String::new());
     let met = model.encode_prompt(&Prompt { text: "ab", system: None, raw: true }).and_then(|ids| {
-        let generation =
-            Generation { max_tokens, sampling: Default::default(), stops: Vec::new(), prefill_chunk: 8, draft_max: 0 };
+        let generation = Generation {
+            max_tokens,
+            sampling: Default::default(),
+            stops: Vec::new(),
+            grammar: None,
+            prefill_chunk: 8,
+            draft_max: 0,
+        };
         Session::new(model).generate(&ids, &generation, &mut said, &AtomicBool::new(false)).map(drop)
     });
     (said.0, met)

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use apr_cli::source::{self, Cache};
 use engine::doctor::{Finding, State, examine};
 use engine::{Kind, Result, term};
 use serde_json::{Value, json};
@@ -12,10 +13,29 @@ use crate::config;
 /// Looks and tells. Success is that nothing that was asked for cannot be had.
 pub fn execute(args: &DoctorArgs) -> Result<ExitCode> {
     let mut findings = examine();
+    findings.extend(models());
     findings.push(config_file());
     term::doctor::show(&findings, args.json)?;
     let bad = findings.iter().any(|f| f.state == State::Bad);
     Ok(if bad { ExitCode::from(Kind::Usage.exit_code()) } else { ExitCode::SUCCESS })
+}
+
+/// A line for each folder of models.
+fn models() -> Vec<Finding> {
+    let note = |found: String, advice: &str| vec![Finding::new("models", State::Note, found, advice, Value::Null)];
+    match source::caches() {
+        Err(e) => note(e.to_string(), "APR_HOME names a folder for them"),
+        Ok(none) if none.is_empty() => note("none here yet".into(), "apr pull qwen2.5-coder:0.5b brings one"),
+        Ok(caches) => caches.iter().map(cache).collect(),
+    }
+}
+
+fn cache(c: &Cache) -> Finding {
+    let (folder, many) = (c.folder.to_string_lossy(), if c.models == 1 { "model" } else { "models" });
+    let found = format!("{} {many} of {}, {} in {folder}", c.models, c.whose, term::size(c.bytes as f64));
+    let advice = "apr list names them; commands take them by these names";
+    let data = json!({"whose": c.whose, "folder": folder, "models": c.models, "bytes": c.bytes});
+    Finding::new("models", State::Good, found, advice, data)
 }
 
 fn config_file() -> Finding {

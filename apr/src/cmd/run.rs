@@ -14,7 +14,7 @@ use crate::{interrupt, plan};
 //= F-CLI-001
 pub fn execute(args: &RunArgs) -> Result<ExitCode> {
     let plan = plan::run(args, interrupt::watch()?)?;
-    let mut terminal = Terminal::new(args.verbose);
+    let mut terminal = Terminal::new(args.verbose).source(&plan.source);
     // A trace on standard error is alone there, so that it is one JSON document.
     if args.quiet || args.trace().is_some_and(|t| t.output.is_none()) {
         terminal = terminal.quiet();

@@ -31,6 +31,11 @@ use super::name::{Address, Commit, FileName, Repo, Revision, Sha256};
 pub struct Home(PathBuf);
 
 impl Home {
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
     /// As the environment says.
     pub fn find() -> Result<Home> {
         let named = knobs::path(&knobs::HOME).or_else(|| knobs::user_home().map(|home| home.join(".apr")));
@@ -241,9 +246,8 @@ impl Entry {
             let Ok(meta) = fs::metadata(&path) else { continue };
             if meta.len() != w.bytes || modified_ns(&meta) != w.modified_ns {
                 if sha256_of(&path).ok().as_ref() != Some(&sha256) {
-                    if !quiet {
-                        term::warn(&format!("{} was changed since it was downloaded", quoted(&path.to_string_lossy())));
-                    }
+                    let what = format!("{} was changed since it was downloaded", quoted(&path.to_string_lossy()));
+                    term::warn_unless(quiet, &what);
                     continue;
                 }
                 touched.push((name.clone(), sha256.clone()));

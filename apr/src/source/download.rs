@@ -7,7 +7,7 @@
 //! its name only when everything is there, has the right hash and is on the disk.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -64,7 +64,13 @@ pub fn download(client: &Client, wanted: &Wanted, partial: &Path, target: &Path,
     loop {
         let failure = match job.attempt() {
             Ok(got) => return job.settle(got, target),
-            Err(Ended::Broken(error)) => return Err(error),
+            Err(Ended::Broken(error)) => {
+                // Without a journal nothing can go on from it, and the disk may be full.
+                if !job.journal.exists() {
+                    job.discard();
+                }
+                return Err(error);
+            }
             Err(Ended::Failed(failure)) => failure,
         };
         // Another file under the same address is another download, but not for ever.
@@ -190,9 +196,7 @@ impl Job<'_> {
     }
 
     fn warn(&self, text: &str) {
-        if !self.quiet {
-            term::warn(text);
-        }
+        term::warn_unless(self.quiet, text);
     }
 
     fn same_commit(&self, reply: &Reply) -> std::result::Result<(), Failure> {
@@ -391,7 +395,7 @@ impl Job<'_> {
         let to = head.bytes.min((first + count) as u64 * BLOCK);
         let mut reply = self.client.get(&self.wanted.address, Some((from, to - 1)), head.validator.as_deref())?;
         self.same_commit(&reply)?;
-        let afresh = |why: &str| Ended::Failed(Failure { why: why.into(), next: Next::Afresh });
+        let afresh = |why: &str| Ended::Failed(Failure { next: Next::Afresh, ..Failure::passing(why) });
         if !reply.partial {
             return Err(afresh("the file is another than before"));
         }
@@ -521,7 +525,14 @@ impl Job<'_> {
     }
 
     fn unwritten(&self, e: &std::io::Error) -> Error {
-        Error::new(Kind::Output, format!("cannot write {}: {e}", quoted(&self.part.to_string_lossy())))
+        let error = Error::new(Kind::Output, format!("cannot write {}: {e}", quoted(&self.part.to_string_lossy())));
+        match e.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                error.hint("make room, or name another folder by APR_HOME; then give the same command again")
+            }
+            ErrorKind::FileTooLarge => error.hint("a limit (ulimit -f) or the file system allows no larger file"),
+            _ => error,
+        }
     }
 
     /// Refuses to begin what the disk cannot hold.

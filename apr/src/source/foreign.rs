@@ -17,7 +17,10 @@ use super::cache::{folders, names, read_json, read_small};
 use super::name::{Commit, FileName, HubName, Repo, Revision, Sha256, Tagged};
 use super::quant::choose;
 
+const HUGGINGFACE: &str = "HuggingFace";
 const LLAMA: &str = "llama.cpp";
+const LM_STUDIO: &str = "LM Studio";
+const OLLAMA: &str = "Ollama";
 
 /// The folder of HuggingFace's programs.
 pub fn huggingface_home() -> Option<PathBuf> {
@@ -41,6 +44,15 @@ fn lmstudio() -> Vec<PathBuf> {
     vec![home.join(".lmstudio").join("models"), home.join(".cache").join("lm-studio").join("models")]
 }
 
+/// The folders of other programs that are here, each with whose it is.
+pub fn caches() -> Vec<(&'static str, PathBuf)> {
+    let one = [(HUGGINGFACE, huggingface()), (LLAMA, llama()), (OLLAMA, ollama())];
+    let mut all: Vec<_> = one.into_iter().filter_map(|(whose, folder)| Some((whose, folder?))).collect();
+    all.extend(lmstudio().into_iter().map(|folder| (LM_STUDIO, folder)));
+    all.retain(|(_, folder)| folder.is_dir());
+    all
+}
+
 /// A repository as another program has it: its files, each with its path.
 struct Held {
     place: &'static str,
@@ -55,7 +67,7 @@ pub fn hub(name: &HubName) -> Option<Found> {
         let file = name.file.as_ref().map(FileName::as_str);
         let choice = choose("", &files, file, name.quant).ok()?;
         let path = if choice.folder { held.folder } else { held.files[*choice.files.first()?].1.clone() };
-        Some(Found { path, place: held.place })
+        Some(Found { path, place: format!("{}'s cache", held.place) })
     })
 }
 
@@ -68,7 +80,7 @@ fn holders(repo: &Repo, revision: Option<&Revision>) -> Vec<Held> {
         let said = || Commit::parse(String::from_utf8(read_small(&reference)?).ok()?.trim());
         if let Some(commit) = revision.commit().or_else(said) {
             let folder = folder.join("snapshots").join(commit.to_string());
-            held.push(Held { place: "HuggingFace", files: files_below(&folder), folder });
+            held.push(Held { place: HUGGINGFACE, files: files_below(&folder), folder });
         }
     }
     // These keep no revisions: what they have is what the branch was when they were asked.
@@ -81,7 +93,7 @@ fn holders(repo: &Repo, revision: Option<&Revision>) -> Vec<Held> {
         }
         for folder in lmstudio() {
             let folder = folder.join(&repo.org).join(&repo.name);
-            held.push(Held { place: "LM Studio", files: files_below(&folder), folder });
+            held.push(Held { place: LM_STUDIO, files: files_below(&folder), folder });
         }
     }
     held
@@ -128,7 +140,7 @@ pub fn short(name: &Tagged) -> Option<Found> {
     let library = folder.join("manifests").join("registry.ollama.ai").join("library");
     let manifest: Manifest = read_json(&library.join(&name.name).join(&name.tag))?;
     let path = folder.join("blobs").join(format!("sha256-{}", model_layer(&manifest)?));
-    path.is_file().then_some(Found { path, place: "Ollama" })
+    path.is_file().then(|| Found { path, place: format!("{OLLAMA}'s cache") })
 }
 
 /// Everything that other programs have: what it is called, whose it is, and where.
@@ -162,7 +174,7 @@ pub fn all() -> Vec<(String, &'static str, PathBuf)> {
     for name in library.iter().flat_map(|l| folders(l)) {
         for tag in library.iter().flat_map(|l| names(&l.join(&name), |t| t.is_file())) {
             let tagged = Tagged { name: name.clone(), tag };
-            all.extend(short(&tagged).map(|found| (tagged.to_string(), found.place, found.path)));
+            all.extend(short(&tagged).map(|found| (tagged.to_string(), OLLAMA, found.path)));
         }
     }
     all

@@ -48,7 +48,7 @@ pub fn cached(name: &HubName, home: &Home, access: &Access) -> Option<Found> {
         let whole = entry.whole(access.quiet);
         let files: Vec<&str> = whole.iter().map(|(file, _)| file.as_str()).collect();
         let choice = pick(name, &files).ok()?;
-        Some(Found { path: opened(&entry, &choice, &files), place: "apr" })
+        Some(Found { path: opened(&entry, &choice, &files), place: "apr's cache".into() })
     });
     own.or_else(|| foreign::hub(name))
 }
@@ -126,7 +126,7 @@ pub fn fetch(name: &HubName, home: &Home, access: &Access) -> Result<Found> {
     // Only when all are there: half a model is none.
     entry.note(&format!("hf://{}", name.repo), &came)?;
     home.remember(&name.repo, &revision, &commit)?;
-    Ok(Found { path: opened(&entry, &choice, &files), place: "hub" })
+    Ok(Found { path: opened(&entry, &choice, &files), place: "the hub, just now".into() })
 }
 
 /// A file of another commit that is the same.
@@ -141,12 +141,7 @@ fn same_elsewhere(name: &HubName, home: &Home, not: &Entry, sha256: &Sha256) -> 
 fn ask(client: &Client, endpoint: &Address, name: &HubName, revision: &Revision, access: &Access) -> Result<Said> {
     let path = format!("api/models/{}/revision/{}?blobs=true", name.repo, revision.encoded());
     let address = address(endpoint, &path)?;
-    let warn = |line: &str| {
-        if !access.quiet {
-            term::warn(line);
-        }
-    };
-    let reply = client.document(&address, limits::HUB_REPLY_BYTES_MAX, &warn);
+    let reply = client.document(&address, limits::HUB_REPLY_BYTES_MAX, &|line| term::warn_unless(access.quiet, line));
     let reply = reply.map_err(|e| explained(e, name, endpoint))?;
     serde_json::from_slice(&reply).map_err(|e| {
         Error::malformed(format!(

@@ -15,10 +15,12 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Timeout};
 
 use super::name::{Address, Commit};
+use super::proxy::{Proxies, Proxy};
 
 /// Sends requests.
 pub struct Client {
     agent: Agent,
+    proxies: Proxies,
     token: Option<Token>,
     /// Silence that ends a connection.
     pub silence: Duration,
@@ -37,6 +39,8 @@ pub struct Token {
 pub struct Failure {
     /// For people.
     pub why: String,
+    /// What people can do.
+    pub hint: Option<String>,
     /// What to do.
     pub next: Next,
 }
@@ -55,18 +59,22 @@ pub enum Next {
 impl Failure {
     /// One that may pass.
     pub fn passing(why: impl Into<String>) -> Failure {
-        Failure { why: why.into(), next: Next::Again(Duration::ZERO) }
+        Failure { why: why.into(), hint: None, next: Next::Again(Duration::ZERO) }
     }
 
     /// One that will not.
     pub fn lasting(kind: Kind, why: impl Into<String>) -> Failure {
-        Failure { why: why.into(), next: Next::GiveUp(kind) }
+        Failure { why: why.into(), hint: None, next: Next::GiveUp(kind) }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Failure {
+        Failure { hint: Some(hint.into()), ..self }
     }
 
     /// As the end of a command.
     pub fn error(self, address: &Address) -> Error {
         let kind = if let Next::GiveUp(kind) = self.next { kind } else { Kind::Network };
-        Error::new(kind, format!("{address}: {}", self.why))
+        Error { hint: self.hint, ..Error::new(kind, format!("{address}: {}", self.why)) }
     }
 }
 
@@ -124,6 +132,8 @@ impl Client {
             .max_redirects_will_error(false)
             .user_agent(concat!("apr/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
+            // Which one depends on the address.
+            .proxy(None)
             .timeout_resolve(Some(silence))
             .timeout_connect(Some(limits::CONNECT_TIME.min(silence)))
             .timeout_per_write(Some(silence))
@@ -136,9 +146,15 @@ impl Client {
                 _ => None,
             });
             let all: Vec<Certificate<'static>> = all.collect();
+            // With none to trust every certificate would be refused, and each would look like the culprit.
+            if all.is_empty() {
+                let file = quoted(&file.to_string_lossy());
+                return Err(Error::new(Kind::Malformed, format!("SSL_CERT_FILE: there is no certificate in {file}"))
+                    .hint("certificates in PEM begin with -----BEGIN CERTIFICATE-----"));
+            }
             config = config.tls_config(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&all)).build());
         }
-        Ok(Client { agent: config.build().new_agent(), token, silence })
+        Ok(Client { agent: config.build().new_agent(), proxies: Proxies::read()?, token, silence })
     }
 
     /// GET, of this range of bytes if the file is still the one with this validator.
@@ -151,7 +167,8 @@ impl Client {
         let mut at = address.clone();
         let mut commit = None;
         for _ in 0..=limits::REDIRECTS_MAX {
-            let mut request = self.agent.get(at.as_str());
+            let proxy = self.proxies.of(&at);
+            let mut request = self.agent.get(at.as_str()).config().proxy(proxy.map(|p| p.to.clone())).build();
             if let Some((first, last)) = range {
                 request = request.header("Range", format!("bytes={first}-{last}"));
                 if let Some(validator) = validator {
@@ -162,7 +179,7 @@ impl Client {
             if let Some(token) = self.token.as_ref().filter(|t| t.origin == at.origin()) {
                 request = request.header("Authorization", format!("Bearer {}", token.secret));
             }
-            let reply = request.call().map_err(|e| self.failed(&e))?;
+            let reply = request.call().map_err(|e| self.failed(&e, proxy))?;
             let headers = reply.headers();
             commit = commit.or_else(|| text(headers, "x-repo-commit").and_then(Commit::parse));
             let location = text(headers, "location").map(str::to_string);
@@ -203,19 +220,30 @@ impl Client {
     }
 
     /// What an error of the library means.
-    fn failed(&self, e: &ureq::Error) -> Failure {
-        match e {
+    fn failed(&self, e: &ureq::Error, proxy: Option<&Proxy>) -> Failure {
+        let failure = match e {
             ureq::Error::Timeout(Timeout::Connect) => Failure::passing("no connection could be made in time"),
             ureq::Error::Timeout(_) => Failure::passing(self.silent()),
             // A certificate that is not trusted will not be trusted a second later.
-            ureq::Error::Io(io) if io.kind() == ErrorKind::InvalidData => Failure::lasting(Kind::Network, said(io)),
+            ureq::Error::Io(io) if io.kind() == ErrorKind::InvalidData => {
+                Failure { hint: distrust(&io.to_string()), ..Failure::lasting(Kind::Network, said(io)) }
+            }
             ureq::Error::Io(io) if io.kind() == ErrorKind::UnexpectedEof => {
                 Failure::passing("the server closed the connection without an answer")
             }
             ureq::Error::Io(io) => Failure::passing(said(io)),
             ureq::Error::HostNotFound => Failure::passing("no such host"),
+            ureq::Error::ConnectProxyFailed(why) if why.contains("407") => {
+                Failure::lasting(Kind::Network, "the proxy wants a name and a password, or others")
+                    .hint("they stand before its host: http://NAME:PASSWORD@HOST:PORT")
+            }
+            ureq::Error::ConnectProxyFailed(why) => Failure::passing(printable(why, limits::QUOTED_CHARS_MAX)),
             ureq::Error::Protocol(_) => Failure::passing(printable(&e.to_string(), limits::QUOTED_CHARS_MAX)),
             _ => Failure::lasting(Kind::Network, printable(&e.to_string(), limits::QUOTED_CHARS_MAX * 2)),
+        };
+        match proxy {
+            Some(proxy) => Failure { why: format!("{} (through the proxy {})", failure.why, proxy.shown), ..failure },
+            None => failure,
         }
     }
 
@@ -236,6 +264,19 @@ impl Client {
 
 fn said(e: &std::io::Error) -> String {
     printable(&e.to_string(), limits::QUOTED_CHARS_MAX)
+}
+
+/// What to do about a certificate that is refused.
+fn distrust(why: &str) -> Option<String> {
+    let why = why.strip_prefix("invalid peer certificate: ")?;
+    let hint = match why {
+        _ if why.contains("not valid for") => "whoever answers there is not the host that was asked for",
+        _ if why.contains("expired") || why.contains("not valid yet") => {
+            "its owner has to renew it; is this clock right?"
+        }
+        _ => "SSL_CERT_FILE names the authorities that you trust; programs that look into https have one of their own",
+    };
+    Some(hint.into())
 }
 
 /// How long to wait before the next try, if there is to be one: twice as long each time, and as long as the server says.
@@ -309,10 +350,12 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Failure {
     let why = format!("the server answers {}", printable(&status.to_string(), limits::QUOTED_CHARS_MAX));
     let wait = text(headers, "retry-after").and_then(|s| s.parse().ok()).map_or(Duration::ZERO, Duration::from_secs);
     match status.as_u16() {
-        408 | 425 | 429 | 500..=599 if wait <= limits::RETRY_AFTER_MAX => Failure { why, next: Next::Again(wait) },
+        408 | 425 | 429 | 500..=599 if wait <= limits::RETRY_AFTER_MAX => {
+            Failure { next: Next::Again(wait), ..Failure::passing(why) }
+        }
         429 | 503 => Failure::lasting(Kind::Network, format!("{why} and wants {} s of patience", wait.as_secs())),
         404 | 410 => Failure::lasting(Kind::NotFound, why),
-        416 => Failure { why, next: Next::Afresh },
+        416 => Failure { next: Next::Afresh, ..Failure::passing(why) },
         _ => Failure::lasting(Kind::Network, why),
     }
 }
@@ -344,7 +387,7 @@ mod tests {
         let passing = Failure::passing("x");
         assert!(patience(&passing, 0) < patience(&passing, 1));
         assert_eq!(patience(&passing, limits::RETRIES_MAX), None);
-        let told = Failure { why: "x".into(), next: Next::Again(Duration::from_secs(9)) };
+        let told = Failure { next: Next::Again(Duration::from_secs(9)), ..Failure::passing("x") };
         assert_eq!(patience(&told, 0), Some(Duration::from_secs(9)));
         assert_eq!(patience(&Failure::lasting(Kind::NotFound, "x"), 0), None);
     }

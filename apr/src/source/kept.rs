@@ -62,6 +62,32 @@ pub fn list(verify: bool) -> Result<Vec<Held>> {
     Ok(all)
 }
 
+/// A folder of models that is here.
+#[derive(Debug)]
+pub struct Cache {
+    /// Whose it is.
+    pub whose: &'static str,
+    /// Where.
+    pub folder: PathBuf,
+    /// Models in it that can be used.
+    pub models: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Every folder of models that is here: ours first, then those of other programs.
+pub fn caches() -> Result<Vec<Cache>> {
+    let all = list(false)?;
+    let ours = Some(("apr", Home::find()?.folder().to_path_buf())).filter(|(_, folder)| folder.is_dir());
+    let places = ours.into_iter().chain(foreign::caches());
+    let counted = places.map(|(whose, folder)| {
+        let own = |h: &&Held| h.path.starts_with(&folder);
+        let (models, bytes) = all.iter().filter(own).fold((0, 0), |(n, bytes), h| (n + 1, bytes + h.bytes));
+        Cache { whose, folder, models, bytes }
+    });
+    Ok(counted.collect())
+}
+
 fn is_model(name: &str) -> bool {
     [".gguf", ".safetensors", ".apr"].iter().any(|end| name.ends_with(end)) || !name.contains('.')
 }

@@ -11,6 +11,7 @@ pub mod journal;
 mod kept;
 pub mod name;
 pub mod pacha;
+mod proxy;
 pub mod quant;
 pub mod url;
 
@@ -20,7 +21,7 @@ use engine::error::quoted;
 use engine::{Error, Kind, Result, knobs, similar};
 
 use cache::Home;
-pub use kept::{Held, list, remove};
+pub use kept::{Cache, Held, caches, list, remove};
 use name::{HubName, Name, Repo, Tagged};
 
 /// What may be done to find a model.
@@ -45,17 +46,24 @@ impl Access {
 pub struct Found {
     /// A file, or a folder in HuggingFace's layout.
     pub path: PathBuf,
-    /// Who had it.
-    pub place: &'static str,
+    /// Who had it, for people.
+    pub place: String,
 }
 
 /// The local file or folder behind what the user called the model. What is cached is used as it is, without asking
 /// anybody; what is not is fetched.
 pub fn resolve(model: &Path, access: &Access) -> Result<PathBuf> {
-    let found = match understood(model)? {
-        Source::Path(path) => return Ok(path),
+    found(model, access).map(|found| found.path)
+}
+
+/// The same, and who had it.
+pub fn found(model: &Path, access: &Access) -> Result<Found> {
+    Ok(match understood(model)? {
+        Source::Path(path) => Found { path, place: "local file".into() },
         Source::Found(found) => found,
-        Source::Registry(name) => return pacha::Registry::of(&Home::find()?).open(&name),
+        Source::Registry(name) => {
+            Found { path: pacha::Registry::of(&Home::find()?).open(&name)?, place: "registry".into() }
+        }
         Source::Hub(name) => {
             let home = Home::find()?;
             let cached = || hf::cached(&name, &home, access);
@@ -66,8 +74,7 @@ pub fn resolve(model: &Path, access: &Access) -> Result<PathBuf> {
             let cached = || url::cached(&address, &home, access);
             used(&address.to_string(), &home, access, address.as_str(), cached, || url::fetch(&address, &home, access))?
         }
-    };
-    Ok(found.path)
+    })
 }
 
 /// Brings a model into the cache as it is now, whatever is cached. Gives where it is.

@@ -272,6 +272,13 @@ impl Address {
         }
     }
 
+    /// The port, where none is said that of the scheme.
+    pub fn port(&self) -> u16 {
+        let after = self.origin().rsplit(']').next().unwrap_or_default();
+        let said = after.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        said.unwrap_or(if self.is_private() { 443 } else { 80 })
+    }
+
     /// Whether nobody on the way can read it.
     pub fn is_private(&self) -> bool {
         self.text.starts_with("https://")

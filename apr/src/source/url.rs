@@ -15,7 +15,7 @@ pub fn cached(address: &Address, home: &Home, access: &Access) -> Option<Found> 
     let mut whole = entry.whole(access.quiet);
     whole.retain(|(_, sha256)| address.sha256.as_ref().is_none_or(|wanted| wanted == sha256));
     let (name, _) = whole.first()?;
-    Some(Found { path: name.below(&entry.files), place: "apr" })
+    Some(Found { path: name.below(&entry.files), place: "apr's cache".into() })
 }
 
 /// Fetches it.
@@ -48,5 +48,5 @@ fn place(
     let target = name.below(&entry.files);
     let got = download(client, wanted, partial, &target, access.quiet)?;
     entry.note(&wanted.address.to_string(), &[(name.clone(), got.sha256)])?;
-    Ok(Found { path: target, place: "web" })
+    Ok(Found { path: target, place: "the web, just now".into() })
 }

@@ -35,6 +35,7 @@ fn tokens(loaded: &mut Loaded, sampling: &Sampling) -> Result<Vec<u32>> {
         max_tokens: TOKENS,
         sampling: sampling.clone(),
         stops: Vec::new(),
+        grammar: None,
         prefill_chunk: PREFILL_CHUNK,
         draft_max: 0,
     };

@@ -148,6 +148,7 @@ fn answer(loaded: &mut Loaded, ids: &[u32], max_tokens: usize) -> Result<String>
         max_tokens,
         sampling: Sampling::default(),
         stops: Vec::new(),
+        grammar: None,
         prefill_chunk: PREFILL_CHUNK,
         draft_max: 0,
     };

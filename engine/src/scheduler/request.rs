@@ -1,9 +1,11 @@
 //! What is asked of the scheduler and what it tells: plain data.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::continuation::Finish;
 use crate::error::Error;
+use crate::grammar::Grammar;
 use crate::sample::Sampling;
 
 /// One answer that is wanted.
@@ -17,6 +19,8 @@ pub struct Request {
     pub max_tokens: usize,
     /// Texts that end the answer and are not part of it.
     pub stops: Vec<String>,
+    /// What the answer has to be.
+    pub grammar: Option<Arc<Grammar>>,
     /// Log-probabilities of the chosen tokens, with those of so many most likely ones beside each.
     pub logprobs: Option<usize>,
     /// From submission to the last token; then the request fails with [`crate::Kind::TimedOut`].
@@ -33,6 +37,7 @@ impl Request {
             sampling: Sampling::default(),
             max_tokens: 512,
             stops: Vec::new(),
+            grammar: None,
             logprobs: None,
             deadline: None,
             cache: true,

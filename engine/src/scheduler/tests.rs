@@ -94,6 +94,7 @@ fn alone(loaded: &mut Loaded, r: &Request) -> (Vec<u32>, String, Finish) {
         max_tokens: r.max_tokens,
         sampling: r.sampling.clone(),
         stops: r.stops.clone(),
+        grammar: None,
         prefill_chunk: PREFILL_CHUNK,
         draft_max: 0,
     };

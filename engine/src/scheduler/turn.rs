@@ -285,9 +285,9 @@ impl Scheduler {
         }
         let r = &job.request;
         let made = Continuation::new(&self.loaded.tokenizer, r.sampling.clone(), &r.stops, r.max_tokens);
-        let continuation = match made {
-            Ok(continuation) => continuation,
-            Err(e) => return Err(Box::new((job, table, untaken, e))),
+        let continuation = match (made, self.loaded.course(r.grammar.as_ref())) {
+            (Ok(continuation), Ok(course)) => continuation.within(course),
+            (Err(e), _) | (_, Err(e)) => return Err(Box::new((job, table, untaken, e))),
         };
         self.counted.prompt_tokens += r.prompt.len() as u64;
         self.counted.cached_tokens += cached_tokens as u64;
@@ -426,7 +426,7 @@ impl Scheduler {
             return None;
         }
         let row = rows.last_mut()?;
-        let Some(id) = s.continuation.choose(row, &known.filler, &s.tokens) else {
+        let Some(id) = s.continuation.choose(row, known, &s.tokens) else {
             s.again = true;
             s.fed -= 1;
             return None;
@@ -437,7 +437,12 @@ impl Scheduler {
             let logprob = |x: f32| x - row.log_sum_exp;
             let logprobs = s.logprobs.map(|n| Logprobs {
                 chosen: row.values.get(id as usize).map_or(f32::NEG_INFINITY, |&x| logprob(x)),
-                top: top_k(&row.values, n).into_iter().map(|(id, x)| (id, logprob(x))).collect(),
+                // What may not come has no probability to tell.
+                top: top_k(&row.values, n)
+                    .into_iter()
+                    .filter(|(_, x)| x.is_finite())
+                    .map(|(id, x)| (id, logprob(x)))
+                    .collect(),
             });
             s.usage.completion_tokens += 1;
             s.tokens.push(id);

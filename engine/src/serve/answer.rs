@@ -61,10 +61,10 @@ pub trait Spelling: Send + Sync + 'static {
     fn whole(&self, index: usize, answer: &Answer) -> Value;
     /// What a stream says first of a choice, if it says anything.
     fn opening(&self, index: usize) -> Option<Value>;
-    /// A piece of a choice: the text that tokens made certain. The answer so far has it too.
-    fn piece(&self, index: usize, text: &str, tokens: &[Token], answer: &Answer) -> Value;
-    /// The end of a choice.
-    fn closing(&self, index: usize, answer: &Answer) -> Value;
+    /// Pieces of a choice: the text that tokens made certain. The answer so far has it too. A dialect may hold text back.
+    fn piece(&self, index: usize, text: &str, tokens: &[Token], answer: &Answer) -> Vec<Value>;
+    /// The end of a choice, after what was held back.
+    fn closing(&self, index: usize, answer: &Answer) -> Vec<Value>;
     /// The object around choices. `usage` is there in a whole reply, and in the last frame of a stream that wants it.
     fn frame(&self, choices: Vec<Value>, usage: Option<Value>, chunk: bool) -> Value;
 }
@@ -355,17 +355,21 @@ async fn tell(
             }
             Event::Token(token) if token.text.is_empty() && token.logprobs.is_none() => {}
             Event::Token(token) => {
-                say(
-                    vec![spelling.piece(index, &token.text, std::slice::from_ref(&token), &asking.answers[index])],
-                    None,
-                )
-                .await;
+                let tokens = std::slice::from_ref(&token);
+                for piece in spelling.piece(index, &token.text, tokens, &asking.answers[index]) {
+                    say(vec![piece], None).await;
+                }
             }
             Event::Done(done) => {
-                if !done.text.is_empty() {
-                    say(vec![spelling.piece(index, &done.text, &[], &asking.answers[index])], None).await;
+                let answer = &asking.answers[index];
+                let mut last = match done.text.is_empty() {
+                    true => Vec::new(),
+                    false => spelling.piece(index, &done.text, &[], answer),
+                };
+                last.extend(spelling.closing(index, answer));
+                for piece in last {
+                    say(vec![piece], None).await;
                 }
-                say(vec![spelling.closing(index, &asking.answers[index])], None).await;
             }
             // `next` made an error of it.
             Event::Failed(_) => {}

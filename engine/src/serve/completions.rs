@@ -107,14 +107,14 @@ impl Spelling for Completion {
         None
     }
 
-    fn piece(&self, index: usize, text: &str, tokens: &[Token], answer: &Answer) -> Value {
+    fn piece(&self, index: usize, text: &str, tokens: &[Token], answer: &Answer) -> Vec<Value> {
         let told = || answer.text.chars().count() - text.chars().count();
         let at = if tokens.iter().any(|t| t.logprobs.is_some()) { told() } else { 0 };
-        self.choice(index, text, tokens, at, None)
+        vec![self.choice(index, text, tokens, at, None)]
     }
 
-    fn closing(&self, index: usize, answer: &Answer) -> Value {
-        self.choice(index, "", &[], 0, Some(answer.finish))
+    fn closing(&self, index: usize, answer: &Answer) -> Vec<Value> {
+        vec![self.choice(index, "", &[], 0, Some(answer.finish))]
     }
 
     fn frame(&self, choices: Vec<Value>, usage: Option<Value>, _: bool) -> Value {

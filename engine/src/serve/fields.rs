@@ -1,22 +1,24 @@
 //! The fields of a request's JSON body. Whatever is wrong is a 400 that names the field.
 //!
 //! A field that is null is one that is not there, as OpenAI has it. Fields that nobody knows are left alone; those that
-//! are known, change the answer and cannot be honoured are in [`REFUSED`].
+//! are known, change the answer and are honoured by some routes at most are in [`REFUSED`].
 
 use serde_json::{Map, Value};
 
 use super::problem::{Answered, Problem};
+use super::route::Field;
 use crate::error::quoted;
 
 /// The body of a request.
 pub struct Fields(Map<String, Value>);
 
-/// Fields of OpenAI's and vLLM's requests that would change the answer and are not built, each with the values that ask
-/// for nothing.
+/// Fields of OpenAI's and vLLM's requests that would change the answer and are refused by every route whose table does not
+/// have them, each with the values that ask for nothing.
 const REFUSED: &[(&str, &str)] = &[
     ("tools", "[]"),
     ("functions", "[]"),
     ("tool_choice", r#""none""#),
+    ("parallel_tool_calls", "true"),
     ("function_call", r#""none""#),
     ("response_format", r#"{"type":"text"}"#),
     ("modalities", r#"["text"]"#),
@@ -56,18 +58,18 @@ impl Fields {
     /// The object that a body holds, whatever its Content-Type says.
     //= F-SERVE-254
     //= F-SERVE-256
-    pub fn parse(body: &[u8]) -> Answered<Fields> {
+    pub fn parse(body: &[u8], honoured: &[Field]) -> Answered<Fields> {
         let not_json = |what: String| Problem::new(axum::http::StatusCode::BAD_REQUEST, what).code("invalid_json");
         match serde_json::from_slice(body) {
-            Ok(Value::Object(map)) => Fields(map).supported(),
+            Ok(Value::Object(map)) => Fields(map).supported(honoured),
             Ok(_) => Err(not_json("the body is JSON but no object; send {\"field\": value, ..}".into())),
             Err(e) => Err(not_json(format!("the body is not valid JSON: {e}"))),
         }
     }
 
     /// Refuses what would be ignored.
-    fn supported(self) -> Answered<Fields> {
-        for (name, harmless) in REFUSED {
+    fn supported(self, honoured: &[Field]) -> Answered<Fields> {
+        for (name, harmless) in REFUSED.iter().filter(|(name, _)| honoured.iter().all(|f| f.name != *name)) {
             if self.get(name).map(Value::to_string).is_some_and(|said| said != *harmless) {
                 return Err(Problem::field(name, format!("'{name}' is not supported by this server; leave it out"))
                     .code("unsupported_parameter"));
@@ -144,8 +146,15 @@ pub fn wrong(name: &str, value: &Value, expected: &str) -> Problem {
 mod tests {
     use super::*;
 
+    impl Fields {
+        /// Of a body that is there already.
+        pub fn of(body: &Value) -> Fields {
+            Fields(body.as_object().unwrap().clone())
+        }
+    }
+
     fn fields(json: &str) -> Fields {
-        Fields::parse(json.as_bytes()).unwrap()
+        Fields::parse(json.as_bytes(), &[]).unwrap()
     }
 
     #[test]
@@ -163,19 +172,19 @@ mod tests {
     #[test]
     fn what_would_be_ignored_is_refused_and_what_asks_for_nothing_is_not() {
         for (name, harmless) in REFUSED {
-            Fields::parse(format!("{{\"{name}\": {harmless}}}").as_bytes()).map(drop).unwrap();
-            let refused = Fields::parse(format!("{{\"{name}\": [\"x\"]}}").as_bytes()).map(drop).unwrap_err();
+            Fields::parse(format!("{{\"{name}\": {harmless}}}").as_bytes(), &[]).map(drop).unwrap();
+            let refused = Fields::parse(format!("{{\"{name}\": [\"x\"]}}").as_bytes(), &[]).map(drop).unwrap_err();
             assert_eq!((refused.status.as_u16(), refused.param.as_deref()), (400, Some(*name)));
         }
-        assert!(Fields::parse(b"{\"nobody knows\": 1}").is_ok());
+        assert!(Fields::parse(b"{\"nobody knows\": 1}", &[]).is_ok());
     }
 
     #[test]
     fn a_body_is_one_json_object() {
         let deep = "[".repeat(100_000);
         for bad in ["", "{", "[1]", "3", "{\"a\":NaN}", "{\"a\":1,}", "\u{feff}{}", &deep] {
-            assert_eq!(Fields::parse(bad.as_bytes()).map(drop).unwrap_err().status.as_u16(), 400, "{bad:.20}");
+            assert_eq!(Fields::parse(bad.as_bytes(), &[]).map(drop).unwrap_err().status.as_u16(), 400, "{bad:.20}");
         }
-        assert!(Fields::parse(b"{\"a\": \"\xff\"}").is_err());
+        assert!(Fields::parse(b"{\"a\": \"\xff\"}", &[]).is_err());
     }
 }

@@ -79,16 +79,16 @@ impl Spelling for Generated {
         None
     }
 
-    fn piece(&self, _: usize, text: &str, tokens: &[Token], _: &Answer) -> Value {
-        json!({"text": text, "tokens": tokens.iter().map(|t| t.id).collect::<Vec<_>>()})
+    fn piece(&self, _: usize, text: &str, tokens: &[Token], _: &Answer) -> Vec<Value> {
+        vec![json!({"text": text, "tokens": tokens.iter().map(|t| t.id).collect::<Vec<_>>()})]
     }
 
-    fn closing(&self, index: usize, answer: &Answer) -> Value {
+    fn closing(&self, index: usize, answer: &Answer) -> Vec<Value> {
         let mut last = self.whole(index, answer);
         // A stream is put together by who reads it.
         last["text"] = "".into();
         last["tokens"] = json!([]);
-        last
+        vec![last]
     }
 
     fn frame(&self, mut choices: Vec<Value>, usage: Option<Value>, _: bool) -> Value {

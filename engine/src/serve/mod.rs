@@ -21,6 +21,7 @@ mod otel;
 mod problem;
 mod route;
 mod tokens;
+mod tools;
 mod traced;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -230,7 +231,8 @@ impl Server {
         let _turn = self.understanding.acquire().await;
         let server = Arc::clone(self);
         let understood = tokio::task::spawn_blocking(move || {
-            let fields = Fields::parse(&whole.bytes)?;
+            let honoured = route::of(head.uri.path()).map_or(&[][..], |r| r.fields);
+            let fields = Fields::parse(&whole.bytes, honoured)?;
             drop(whole);
             meaning(server.served()?, &fields, &head.headers)
         });

@@ -113,6 +113,7 @@ fn run(server: &Server, wanted: &Wanted, level: Level, cancel: &Arc<AtomicBool>)
         max_tokens: request.max_tokens,
         sampling: request.sampling.clone(),
         stops: request.stops.clone(),
+        grammar: request.grammar.clone(),
         prefill_chunk: PREFILL_CHUNK,
         draft_max: 0,
     };

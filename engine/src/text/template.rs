@@ -102,6 +102,11 @@ impl ChatTemplate {
         self.builtin
     }
 
+    /// Whether the template's source says this.
+    pub fn says(&self, text: &str) -> bool {
+        self.source.contains(text)
+    }
+
     /// Lays out a conversation.
     ///
     /// The text is what the template makes of the messages as they are. Who wrote which letter is found by rendering

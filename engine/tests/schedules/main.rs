@@ -357,6 +357,7 @@ fn alone(model: &Model, request: &Request) -> Result<(Vec<u32>, String, Finish),
         max_tokens: request.max_tokens,
         sampling: request.sampling.clone(),
         stops: request.stops.clone(),
+        grammar: None,
         prefill_chunk: 100,
         draft_max: 0,
     };

@@ -78,8 +78,8 @@ pub fn fields() -> Vec<Bad> {
         ("model", &[json!("../../etc/passwd"), json!("gpt-4"), json!(3), json!("")]),
         ("samplers", &[json!("magic"), json!(1)]),
         // What would change the answer and is not built.
-        ("tools", &[json!([{"type": "function", "function": {"name": "f"}}])]),
-        ("response_format", &[json!({"type": "json_object"})]),
+        ("tools", &[json!([{"type": "function", "function": {"name": ""}}])]),
+        ("response_format", &[json!({"type": "xml"})]),
         ("tool_choice", &[json!("required")]),
         ("suffix", &[json!("end")]),
         ("echo", &[json!(true)]),

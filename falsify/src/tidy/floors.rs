@@ -25,6 +25,7 @@ const MODULES: &[(&str, u8)] = &[
     ("text", 2),
     ("continuation", 3),
     ("convert", 3),
+    ("grammar", 3),
     ("guard", 3),
     ("sample", 3),
     ("speculate", 3),

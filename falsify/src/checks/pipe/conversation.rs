@@ -96,6 +96,7 @@ fn only_the_new_is_computed(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
             max_tokens: 24,
             sampling: Sampling::default(),
             stops: Vec::new(),
+            grammar: None,
             prefill_chunk: PREFILL_CHUNK,
             draft_max: 0,
         };
