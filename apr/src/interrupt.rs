@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use engine::serve::Shutdown;
-use engine::{Error, Kind, Result, heap, term};
+use engine::{Error, Kind, Result, heap, term, trace};
 
 use crate::args;
 
@@ -72,5 +72,6 @@ fn end_soon() {
 }
 
 fn exit() {
+    trace::abandon();
     std::process::exit(i32::from(Kind::Interrupted.exit_code()));
 }
