@@ -79,7 +79,15 @@ impl Config {
                     };
                     for (key, value) in inner {
                         let flag = flags(of).find(|a| a.get_long() == Some(&key));
-                        let flag = flag.ok_or_else(|| unknown("flag", &key, flags(of).filter_map(Arg::get_long)))?;
+                        let has = |c: &&Command| flags(c).any(|a| a.get_long() == Some(&key));
+                        let flag = flag.ok_or_else(|| match commands(&command).find(has) {
+                            Some(other) => {
+                                let (of, other) = (of.get_name(), other.get_name());
+                                let what = format!("{of} has no flag {}; {other} has", quoted(&key));
+                                Error::new(Kind::Usage, what).at(Place::Key(key.clone()))
+                            }
+                            None => unknown("flag", &key, flags(of).filter_map(Arg::get_long)),
+                        })?;
                         config.set(of.get_name(), &key, flag, value)?;
                     }
                 }

@@ -41,10 +41,10 @@ pub fn drain(shutdown: Shutdown) -> Result<()> {
     .map_err(unwatched)
 }
 
-/// Watches for Ctrl+C that stops an answer and nothing else. One that is not heeded, because loading takes long or the
-/// answer does not stop, is followed by one that ends the process.
+/// Watches for Ctrl+C that stops an answer and nothing else. One that is not heeded, because the answer does not stop, is
+/// followed by one that ends the process. Before the first answer there is nothing to stop: one is enough.
 pub fn watch_answers() -> Result<Arc<AtomicBool>> {
-    let cancel = Arc::new(AtomicBool::new(false));
+    let cancel = Arc::new(AtomicBool::new(true));
     let set = cancel.clone();
     ctrlc::set_handler(move || {
         if set.swap(true, Ordering::Relaxed) {

@@ -123,6 +123,7 @@ fn a_config_file_that_is_none_is_refused_and_does_not_stand_in_the_way() {
     };
     let ask = ["run", "qwen2-tiny-q8_0.gguf", "hi"];
     run("treads = 1", &ask).assert().code(2).stderr(predicate::str::contains("did you mean 'threads'?"));
+    run("[run]\nport = 5", &ask).assert().code(2).stderr(predicate::str::contains("run has no flag 'port'; serve has"));
     run("threads = 'many'", &ask).assert().code(2).stderr(predicate::str::contains("config.toml"));
     run("threads =", &ask).assert().code(5).stderr(predicate::str::contains("line 1"));
     run(&"#".repeat(100_000), &ask).assert().code(7).stderr(predicate::str::contains("65536 bytes"));
@@ -215,6 +216,22 @@ fn keys_are_not_shown_and_the_environment_replaces_those_of_the_file() {
     };
     serve(&[]).code(2).stderr(predicate::str::contains("'' is no key"));
     serve(&[("APR_API_KEY", "new")]).code(9).stderr(predicate::str::contains("cannot listen"));
+}
+
+#[test]
+fn what_is_not_there_or_not_fetched_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut list = apr();
+    list.env("APR_HOME", folder.path()).arg("list");
+    list.assert().success().stdout("").stderr(predicate::str::contains("nothing is here yet"));
+    let pull = |env: &str, more: &[&str], code: i32| {
+        let mut c = apr();
+        c.env("APR_HOME", folder.path()).env("HF_HUB_DOWNLOAD_TIMEOUT", env);
+        c.args(["pull", "http://127.0.0.1:9/a.gguf"]).args(more);
+        c.assert().code(code)
+    };
+    pull("30", &["--offline"], 3).stderr(predicate::str::contains("was not fetched: --offline"));
+    pull("abc", &[], 2).stderr(predicate::str::contains("'abc' is no number of seconds from 0.05 to 3600"));
 }
 
 #[test]
