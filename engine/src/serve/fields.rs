@@ -138,7 +138,7 @@ impl Fields {
 fn says(value: &Value, json: &str) -> bool {
     match (value.as_f64(), json.parse::<f64>()) {
         (Some(x), Ok(y)) => x == y,
-        _ => value.to_string() == json,
+        _ => serde_json::from_str::<Value>(json).is_ok_and(|said| said == *value),
     }
 }
 
