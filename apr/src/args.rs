@@ -307,7 +307,7 @@ pub struct DiffArgs {
     /// The same model in another container or number format
     pub second: PathBuf,
     /// How far apart outputs may be: length of the difference over length
-    #[arg(long, value_name = "X", default_value_t = 0.2)]
+    #[arg(long, value_name = "X", default_value_t = 0.2, allow_negative_numbers = true, value_parser = distance)]
     pub limit: f64,
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N")]
@@ -334,6 +334,12 @@ impl DiffArgs {
     pub fn options(&self) -> CheckOptions {
         CheckOptions { threads: self.threads, gpu: self.gpu, gpu_if_present: !self.no_gpu, all_backends: false }
     }
+}
+
+/// How far apart two things may be: anything else would make all of them equal, or none.
+fn distance(text: &str) -> Result<f64, String> {
+    let x = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
+    x.ok_or_else(|| "a number from 0 on is expected".into())
 }
 
 /// Whether JSON was asked for, for errors that come before or instead of parsed flags.

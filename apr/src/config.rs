@@ -30,6 +30,9 @@ const WITHOUT: &[&str] = &["completions", "man", "doctor", "config", "help"];
 /// Flags that a file cannot set: they say what is to be done once, not how.
 const TYPED_ONLY: &[&str] = &["help", "version"];
 
+/// Flags that a variable sets too: it counts before the file.
+const IN_ENVIRONMENT: &[(&str, &knobs::Knob)] = &[("api-key", &knobs::API_KEY)];
+
 /// Where the file is, if there may be one: `APR_CONFIG`, or a place in the user's folder. An empty `APR_CONFIG` is none.
 pub fn path() -> Option<PathBuf> {
     knobs::config_file()
@@ -76,7 +79,15 @@ impl Config {
                     };
                     for (key, value) in inner {
                         let flag = flags(of).find(|a| a.get_long() == Some(&key));
-                        let flag = flag.ok_or_else(|| unknown("flag", &key, flags(of).filter_map(Arg::get_long)))?;
+                        let has = |c: &&Command| flags(c).any(|a| a.get_long() == Some(&key));
+                        let flag = flag.ok_or_else(|| match commands(&command).find(has) {
+                            Some(other) => {
+                                let (of, other) = (of.get_name(), other.get_name());
+                                let what = format!("{of} has no flag {}; {other} has", quoted(&key));
+                                Error::new(Kind::Usage, what).at(Place::Key(key.clone()))
+                            }
+                            None => unknown("flag", &key, flags(of).filter_map(Arg::get_long)),
+                        })?;
                         config.set(of.get_name(), &key, flag, value)?;
                     }
                 }
@@ -151,7 +162,8 @@ impl Config {
                     .filter(|a| command.get_arg_conflicts_with(a).iter().any(|other| other.get_id() == arg.get_id()));
                 mine.into_iter().chain(theirs).any(given)
             };
-            if given(arg) || conflicts() {
+            let in_environment = IN_ENVIRONMENT.iter().any(|(flag, knob)| *flag == key && knobs::read(knob).is_some());
+            if given(arg) || conflicts() || in_environment {
                 continue;
             }
             let switch = matches!(arg.get_action(), ArgAction::SetTrue);

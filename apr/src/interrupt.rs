@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use engine::serve::Shutdown;
-use engine::{Error, Kind, Result, heap, term};
+use engine::{Error, Kind, Result, heap, term, trace};
 
 use crate::args;
 
@@ -41,10 +41,10 @@ pub fn drain(shutdown: Shutdown) -> Result<()> {
     .map_err(unwatched)
 }
 
-/// Watches for Ctrl+C that stops an answer and nothing else. One that is not heeded, because loading takes long or the
-/// answer does not stop, is followed by one that ends the process.
+/// Watches for Ctrl+C that stops an answer and nothing else. One that is not heeded, because the answer does not stop, is
+/// followed by one that ends the process. Before the first answer there is nothing to stop: one is enough.
 pub fn watch_answers() -> Result<Arc<AtomicBool>> {
-    let cancel = Arc::new(AtomicBool::new(false));
+    let cancel = Arc::new(AtomicBool::new(true));
     let set = cancel.clone();
     ctrlc::set_handler(move || {
         if set.swap(true, Ordering::Relaxed) {
@@ -72,5 +72,6 @@ fn end_soon() {
 }
 
 fn exit() {
+    trace::abandon();
     std::process::exit(i32::from(Kind::Interrupted.exit_code()));
 }

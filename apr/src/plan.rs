@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use apr_cli::source;
 use engine::scheduler::Plan;
-use engine::{ChatConfig, Error, InferenceConfig, Kind, Options, Result, ServeConfig, knobs, limits, serve};
+use engine::{ChatConfig, Error, InferenceConfig, Kind, Options, Result, ServeConfig, error, knobs, limits, serve};
 
 use crate::args::{ChatArgs, RunArgs, ServeArgs};
 
@@ -66,7 +66,11 @@ pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
     let model_path = source::resolve(&args.model, &args.source.access(args.quiet))?;
     let config = ServeConfig { model_path, host: args.host.clone(), port: args.port, gpu: args.gpu };
     let options = serve::Options {
-        api_keys: args.api_key.iter().cloned().chain(knobs::read(&knobs::API_KEY)).collect(),
+        // Those of the config file are not among the flags where the environment has one.
+        api_keys: match args.api_key.is_empty() {
+            true => knobs::read(&knobs::API_KEY).into_iter().collect(),
+            false => args.api_key.clone(),
+        },
         insecure: args.insecure,
         allow_hosts: args.allow_host.clone(),
         cors_origins: args.cors_origin.clone(),
@@ -130,12 +134,7 @@ fn read_prompt(raw: bool) -> Result<String> {
     })
 }
 
-/// A prompt is text. What is not is refused with its place: replacing it would ask something else.
 //= F-JID-265
 fn utf8(prompt: Vec<u8>) -> Result<String> {
-    String::from_utf8(prompt).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::new(Kind::Usage, format!("the prompt is not valid UTF-8 from its byte {at} on"))
-            .hint("convert it first, for example with iconv")
-    })
+    error::utf8(prompt, "prompt")
 }

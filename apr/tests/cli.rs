@@ -134,6 +134,7 @@ fn a_config_file_that_is_none_is_refused_and_does_not_stand_in_the_way() {
     };
     let ask = ["run", "qwen2-tiny-q8_0.gguf", "hi"];
     run("treads = 1", &ask).assert().code(2).stderr(predicate::str::contains("did you mean 'threads'?"));
+    run("[run]\nport = 5", &ask).assert().code(2).stderr(predicate::str::contains("run has no flag 'port'; serve has"));
     run("threads = 'many'", &ask).assert().code(2).stderr(predicate::str::contains("config.toml"));
     run("threads =", &ask).assert().code(5).stderr(predicate::str::contains("line 1"));
     run(&"#".repeat(100_000), &ask).assert().code(7).stderr(predicate::str::contains("65536 bytes"));
@@ -189,4 +190,79 @@ fn bench_says_how_fast_and_the_floor() {
     }
     assert!(v["decode_floor_tokens_per_second"].as_f64().unwrap() > 0.0 && v["weight_bytes_per_token"] != 0, "{v}");
     apr().args(["bench", "qwen2-tiny-q8_0.gguf", "--context", "999999"]).assert().code(2);
+}
+
+#[test]
+fn a_chat_outlives_what_cannot_be_saved_or_read() {
+    let chat = |said: &[u8]| {
+        let mut c = apr();
+        c.args(["chat", "qwen2-tiny-q8_0.gguf", "--temperature", "0"]).write_stdin(said);
+        let out = c.assert().success().get_output().clone();
+        (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (out, err) = chat(b"What is 2+2?\n/save no-such-folder/x.json\nWhat is 2+2?\n");
+    assert_eq!(out, "2 + 2 = 4\n2 + 2 = 4\n", "{err}");
+    assert!(err.contains("cannot write 'no-such-folder/x.json'"), "{err}");
+    let (out, err) = chat(b"a\xff\nWhat is 2+2?\n");
+    assert_eq!(out, "2 + 2 = 4\n", "{err}");
+    assert!(err.contains("not valid UTF-8 from its byte 1 on"), "{err}");
+    let (out, err) = chat(b"\"\"\"\nWhat is 2+2?\n\"\"\"\n\"\"\"\nfoo\n");
+    assert_eq!(out, "2 + 2 = 4\n", "{err}");
+    assert!(err.contains("no closing"), "{err}");
+}
+
+#[test]
+fn keys_are_not_shown_and_the_environment_replaces_those_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(&folder, "max-tokens = 9\n[serve]\napi-key = \"\"\n");
+    let mut show = apr();
+    let shown = show.env("APR_CONFIG", &file).args(["config", "show"]).assert().success();
+    let shown = String::from_utf8(shown.get_output().stdout.clone()).unwrap();
+    assert!(shown.contains("--api-key of serve           (set)") && shown.contains("9"), "{shown}");
+    // An empty key is refused before a port is looked at, and this port is taken.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let serve = |env: &[(&str, &str)]| {
+        let mut c = apr();
+        c.env("APR_CONFIG", &file).envs(env.iter().copied());
+        c.args(["serve", "qwen2-tiny-q8_0.gguf", "--port", &port]);
+        c.assert()
+    };
+    serve(&[]).code(2).stderr(predicate::str::contains("'' is no key"));
+    serve(&[("APR_API_KEY", "new")]).code(9).stderr(predicate::str::contains("cannot listen"));
+}
+
+#[test]
+fn what_is_not_there_or_not_fetched_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut list = apr();
+    list.env("APR_HOME", folder.path()).arg("list");
+    list.assert().success().stdout("").stderr(predicate::str::contains("nothing is here yet"));
+    let pull = |env: &str, more: &[&str], code: i32| {
+        let mut c = apr();
+        c.env("APR_HOME", folder.path()).env("HF_HUB_DOWNLOAD_TIMEOUT", env);
+        c.args(["pull", "http://127.0.0.1:9/a.gguf"]).args(more);
+        c.assert().code(code)
+    };
+    pull("30", &["--offline"], 3).stderr(predicate::str::contains("was not fetched: --offline"));
+    pull("abc", &[], 2).stderr(predicate::str::contains("'abc' is no number of seconds from 0.05 to 3600"));
+}
+
+#[test]
+fn a_limit_that_would_find_everything_equal_is_none() {
+    for limit in ["nan", "inf", "-1", "x"] {
+        let mut c = apr();
+        c.args(["diff", "qwen2-tiny-q8_0.gguf", "qwen2-tiny-q8_0.gguf", "--limit", limit]);
+        c.assert().code(2).stderr(predicate::str::contains("a number from 0 on"));
+    }
+}
+
+#[test]
+fn a_folder_can_be_traced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.json");
+    let mut c = apr();
+    c.args(["run", "qwen2-tiny", "What is 2+2?", "--trace-output"]).arg(&file).assert().success();
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(trace["model"]["sha256"].as_str().unwrap().len(), 64);
 }

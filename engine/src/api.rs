@@ -17,7 +17,6 @@ use compute::{Backend, Interest};
 use crate::chat;
 pub use crate::check::CheckResult;
 use crate::error::{Error, Kind, Place, Result};
-use crate::file;
 use crate::guard;
 use crate::knobs;
 use crate::limits;
@@ -274,14 +273,16 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
     let mut loaded = load(config, options, &trace.interest(), observer)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     observer.event(Event::Loaded(&loaded, load_ms))?;
+    // Before the answer: once that is there nobody is to wait for the reading of a whole file.
+    let sha256 = loaded.model.sha256(&config.model_path)?;
     trace.restart();
     let answered = answer(&mut loaded, config, options, &mut Traced { trace: &mut trace, watcher: observer });
     let json = match options.trace_format {
         TraceFormat::Chrome => trace::chrome(&trace),
         TraceFormat::Json => {
             let stopped_us = trace.elapsed_us();
-            let sha256 = file::sha256(&config.model_path)?;
             let ended = answered.as_ref();
+            let load_ms = Some(load_ms);
             let run = trace::Run { config, options, loaded: &loaded, sha256: &sha256, load_ms, stopped_us, ended };
             trace::document(&trace, &run)
         }

@@ -70,6 +70,7 @@ impl<'m> Chat<'m> {
     /// Says something and gets an answer. A turn that fails leaves the conversation as it was.
     pub fn say(&mut self, text: &str, observer: &mut dyn Observer) -> Result<&Turn> {
         self.messages.push(Message::new("user", text));
+        let left_out = self.left_out;
         let turn = self.answer(text, observer);
         match turn {
             Ok(turn) => {
@@ -78,6 +79,7 @@ impl<'m> Chat<'m> {
             }
             Err(e) => {
                 self.messages.pop();
+                self.left_out = left_out;
                 Err(e)
             }
         }
@@ -87,6 +89,8 @@ impl<'m> Chat<'m> {
     fn answer(&mut self, text: &str, observer: &mut dyn Observer) -> Result<Turn> {
         let ids = self.fitting(observer)?;
         observer.event(Event::Tokenized { text, ids: &ids })?;
+        // What does not fit is cut as a whole, whatever part of it is in the cache.
+        let ids = self.session.fit(&ids, 0, self.max_tokens, observer)?;
         // The last token is run again even if it is there: its output is what the answer begins with.
         let same = self.session.tokens().iter().zip(&ids).take_while(|(a, b)| a == b).count();
         let cached = same.min(ids.len() - 1);

@@ -212,6 +212,15 @@ impl From<compute::Error> for Error {
     }
 }
 
+/// What a user says is text. What is not is refused with its place: replacing it would ask something else.
+pub fn utf8(said: Vec<u8>, what: &str) -> Result<String> {
+    String::from_utf8(said).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::new(Kind::Usage, format!("the {what} is not valid UTF-8 from its byte {at} on"))
+            .hint("convert it first, for example with iconv")
+    })
+}
+
 /// Text from outside, made safe and short for a message, in quotes.
 pub fn quoted(s: &str) -> String {
     format!("'{}'", printable(s, limits::QUOTED_CHARS_MAX))

@@ -118,6 +118,8 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 pub const BODIES_BYTES_MAX: usize = 128 << 20;
 /// Requests that are understood (parsed, laid out, encoded) at the same time.
 pub const UNDERSTOOD_AT_ONCE: usize = 4;
+/// Traced requests that wait for the one that runs.
+pub const TRACED_WAITING_MAX: usize = 4;
 /// Bytes of the head of an HTTP request: its first line and its headers.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Headers of an HTTP request.

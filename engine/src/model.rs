@@ -3,7 +3,8 @@
 //! Knows metadata keys and tensor names through [`crate::arch`]; knows no container's bytes and computes nothing.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use compute::program::{Act, RopeTable};
@@ -11,7 +12,7 @@ use compute::{Bytes, WeightRef};
 
 use crate::arch::{self, Arch, Layout, Names, Presence};
 use crate::error::{Error, Kind, Place, Result, quoted};
-use crate::file::{Checked, Metadata, Naming, Origins, missing};
+use crate::file::{self, Checked, Metadata, Naming, Origins, missing};
 use crate::limits;
 use crate::rope;
 
@@ -141,13 +142,11 @@ impl Model {
             metadata: file.metadata,
             origins: file.origins,
             warnings: file.warnings.into_iter().chain(leftovers).collect(),
-            files: file
-                .tensors
-                .into_values()
-                .map(|t| (t.bytes.owner_id(), t.bytes))
-                .collect::<BTreeMap<_, _>>()
-                .into_values()
-                .collect(),
+            files: {
+                let mut seen = BTreeSet::new();
+                let bytes = file.tensors.into_values().map(|t| t.bytes);
+                bytes.filter(|b| seen.insert(b.owner_id())).collect()
+            },
         })
     }
 
@@ -160,6 +159,17 @@ impl Model {
         }
         Err(Error::new(Kind::Unreadable, "the model file was changed while it was in use")
             .hint("do not write to a model file in place; put a new one under its name"))
+    }
+
+    /// SHA-256 of the files it was opened from, in hexadecimal: of several, one after another in the order of their
+    /// first tensors by name.
+    pub fn sha256(&self, path: &Path) -> Result<String> {
+        let mapped: Vec<&Bytes> = self.files.iter().filter(|b| b.is_mapped()).collect();
+        if mapped.len() < 2 && path.is_file() {
+            // Tensors that were unpacked are in memory; the file is what was hashed by whoever published it.
+            return file::sha256(&[file::map(path)?]);
+        }
+        file::sha256(&mapped.into_iter().map(Bytes::whole).collect::<Vec<_>>())
     }
 
     /// Number formats of the matrices, with counts, commonest first: `Q4_K x 36, Q6_K x 6`.

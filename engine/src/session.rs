@@ -455,7 +455,7 @@ impl<'m> Session<'m> {
         observer: &mut dyn Observer,
         cancel: &AtomicBool,
     ) -> Result<Answer> {
-        let prompt = self.fit(prompt, generation.max_tokens, observer)?;
+        let prompt = self.fit(prompt, self.tokens.len(), generation.max_tokens, observer)?;
         let known = Arc::clone(&self.loaded.understood);
         let Generation { sampling, stops, grammar, max_tokens, .. } = generation;
         let continuation = Continuation::new(&known.tokenizer, sampling.clone(), stops, *max_tokens)?;
@@ -551,14 +551,23 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Cuts a prompt that does not fit: the middle goes, since the ends hold the template's frame.
-    fn fit(&self, prompt: &[u32], max_tokens: usize, observer: &mut dyn Observer) -> Result<Vec<u32>> {
+    /// Cuts a prompt that does not fit behind so many tokens: the middle goes, since the ends hold the template's frame.
+    pub fn fit(
+        &self,
+        prompt: &[u32],
+        behind: usize,
+        max_tokens: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<u32>> {
         //= F-MATH-157
-        let room = self.loaded.context - self.tokens.len();
+        let room = self.loaded.context.saturating_sub(behind);
         if prompt.len() < room {
             return Ok(prompt.to_vec());
         }
-        let keep = (room - max_tokens.min(room / 4).max(1)).max(1);
+        let keep = room.saturating_sub(max_tokens.min(room / 4).max(1)).max(1);
+        if prompt.len() <= keep {
+            return Ok(prompt.to_vec());
+        }
         let (head, tail) = (keep / 4, keep - keep / 4);
         let dropped = prompt.len() - keep;
         let warning = format!(

@@ -37,6 +37,7 @@ fn show(json: bool) -> Result<()> {
     for (of, key, values) in file.iter().flat_map(|config| config.values()) {
         let key = if of.is_empty() { format!("--{key}") } else { format!("--{key} of {of}") };
         let value = if values.is_empty() { "false".to_string() } else { values.join(", ") };
+        let value = shown(&key, value);
         all.push(Set { key, value, from: path.clone() });
     }
     let line = |s: &Set| format!("{:<28} {:<24} {}\n", s.key, s.value, s.from);
@@ -54,8 +55,11 @@ fn show(json: bool) -> Result<()> {
 
 fn environment(knob: &knobs::Knob) -> Option<Set> {
     let value = knobs::read(knob)?;
-    // Secrets are not for screens.
-    let secret = knob.name.contains("KEY") || knob.name.contains("TOKEN");
-    let value = if secret { "(set)".to_string() } else { value };
-    Some(Set { key: knob.name.into(), value, from: "environment".into() })
+    Some(Set { key: knob.name.into(), value: shown(knob.name, value), from: "environment".into() })
+}
+
+/// Secrets are not for screens, wherever they are set.
+fn shown(name: &str, value: String) -> String {
+    let secret = |word: &str| ["key", "token"].iter().any(|s| word.eq_ignore_ascii_case(s));
+    if name.split(['_', '-', ' ']).any(secret) { "(set)".to_string() } else { value }
 }

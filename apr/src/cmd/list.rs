@@ -21,6 +21,9 @@ pub fn execute(args: &ListArgs) -> Result<ExitCode> {
         for line in lines(&all) {
             term::print_line(&line)?;
         }
+        if all.is_empty() {
+            term::note("nothing is here yet; apr pull and apr tag change that");
+        }
     }
     match damaged {
         0 => Ok(ExitCode::SUCCESS),

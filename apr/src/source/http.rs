@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use engine::error::{printable, quoted};
-use engine::{Error, Kind, Result, knobs, limits};
+use engine::{Error, Kind, Place, Result, knobs, limits};
 use ureq::http::{HeaderMap, StatusCode};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Timeout};
@@ -122,9 +122,16 @@ impl Read for Reply {
 impl Client {
     /// As the environment says.
     pub fn new(token: Option<Token>) -> Result<Client> {
-        let silence = knobs::read(&knobs::DOWNLOAD_TIMEOUT).and_then(|s| s.parse::<f64>().ok());
-        let silence = silence.filter(|s| (0.05..=3600.0).contains(s)).map(Duration::from_secs_f64);
-        let silence = silence.unwrap_or(limits::STALL_TIME);
+        let silence = match knobs::read(&knobs::DOWNLOAD_TIMEOUT) {
+            None => limits::STALL_TIME,
+            Some(said) => {
+                let seconds = said.parse::<f64>().ok().filter(|s| (0.05..=3600.0).contains(s));
+                Duration::from_secs_f64(seconds.ok_or_else(|| {
+                    Error::new(Kind::Usage, format!("{} is no number of seconds from 0.05 to 3600", quoted(&said)))
+                        .at(Place::Key(knobs::DOWNLOAD_TIMEOUT.name.into()))
+                })?)
+            }
+        };
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             // They are followed here, where a token is.

@@ -39,9 +39,11 @@ pub fn list(verify: bool) -> Result<Vec<Held>> {
             let damaged = match there {
                 Err(_) => Some("it is gone".into()),
                 Ok(meta) if meta.len() != w.bytes => Some(format!("it has {} bytes of {}", meta.len(), w.bytes)),
-                Ok(_) if verify && sha256_of(&path).is_ok_and(|s| s.to_string() != w.sha256) => {
-                    Some("its SHA-256 is another".into())
-                }
+                Ok(_) if verify => match sha256_of(&path) {
+                    Ok(s) if s.to_string() == w.sha256 => None,
+                    Ok(_) => Some("its SHA-256 is another".into()),
+                    Err(e) => Some(e.to_string()),
+                },
                 Ok(_) => None,
             };
             // An address is one file, a repository has several.

@@ -89,7 +89,12 @@ pub fn pull(model: &Path, from: Option<&Path>, access: &Access) -> Result<PathBu
     if from.is_some() {
         return Err(Error::new(Kind::Usage, "only models of a registry, pacha://.., can be had from a folder"));
     }
-    let refuse = |what: &str| Err(Error::new(Kind::NotFound, format!("offline: {} was not asked for", quoted(what))));
+    let refuse = |what: &str| {
+        Err(Error::new(
+            Kind::NotFound,
+            format!("{} was not fetched: --offline or APR_OFFLINE forbids it", quoted(what)),
+        ))
+    };
     match source {
         Source::Path(path) => Ok(path),
         Source::Found(found) => Ok(found.path),

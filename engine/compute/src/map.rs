@@ -75,6 +75,11 @@ impl Bytes {
         Some(Bytes { owner: self.owner.clone(), range: at + range.start..at + range.end })
     }
 
+    /// All of the file or memory that these are part of.
+    pub fn whole(&self) -> Bytes {
+        Bytes { owner: self.owner.clone(), range: 0..self.owner.as_slice().len() }
+    }
+
     /// Whether these bytes are pages of a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(*self.owner, Owner::Mapped { .. })

@@ -10,7 +10,7 @@ use rustyline::{Config, DefaultEditor};
 use super::Chat;
 use super::commands::{self, Next};
 use crate::api::{self, ChatConfig, Options};
-use crate::error::{Error, Kind, Result};
+use crate::error::{self, Error, Kind, Result};
 use crate::limits;
 use crate::session::{Event, Finish, Observer};
 use crate::term::{self, Terminal};
@@ -21,11 +21,11 @@ const PROMPT: &str = ">>> ";
 /// The same inside a message of several lines.
 const MORE: &str = "... ";
 /// Begins and ends a message of several lines.
-const FENCE: &str = "\"\"\"";
+const FENCE: &[u8] = b"\"\"\"";
 
 /// What somebody who can talk did.
 enum Said {
-    Line(String),
+    Line(Vec<u8>),
     /// Ctrl+C where no answer is in the making.
     Interrupt,
     /// Ctrl+D, or the end of the input.
@@ -34,13 +34,13 @@ enum Said {
 
 enum Input {
     Editor(Box<DefaultEditor>),
-    Lines(std::io::Lines<std::io::StdinLock<'static>>),
+    Lines(std::io::Split<std::io::StdinLock<'static>>),
 }
 
 impl Input {
     fn open() -> Result<Input> {
         if !std::io::stdin().is_terminal() {
-            return Ok(Input::Lines(std::io::stdin().lock().lines()));
+            return Ok(Input::Lines(std::io::stdin().lock().split(b'\n')));
         }
         let config = Config::builder().auto_add_history(true).max_history_size(1000).map_err(unreadable)?.build();
         Ok(Input::Editor(Box::new(DefaultEditor::with_config(config).map_err(unreadable)?)))
@@ -50,11 +50,11 @@ impl Input {
         match self {
             Input::Lines(lines) => match lines.next() {
                 None => Ok(Said::End),
-                Some(Ok(line)) => Ok(Said::Line(line)),
+                Some(Ok(line)) => Ok(Said::Line(line.strip_suffix(b"\r").map_or(line.clone(), <[u8]>::to_vec))),
                 Some(Err(e)) => Err(Error::new(Kind::Unreadable, format!("cannot read standard input: {e}"))),
             },
             Input::Editor(editor) => match editor.readline(prompt) {
-                Ok(line) => Ok(Said::Line(line)),
+                Ok(line) => Ok(Said::Line(line.into_bytes())),
                 Err(ReadlineError::Interrupted) => Ok(Said::Interrupt),
                 Err(ReadlineError::Eof) => Ok(Said::End),
                 Err(e) => Err(unreadable(e)),
@@ -68,21 +68,28 @@ impl Input {
             Said::Line(line) => line,
             other => return Ok(other),
         };
-        let Some(rest) = first.trim_start().strip_prefix(FENCE) else { return Ok(Said::Line(first)) };
-        let mut text = rest.to_string();
+        let Some(rest) = first.trim_ascii_start().strip_prefix(FENCE) else { return Ok(Said::Line(first)) };
+        let mut text = rest.to_vec();
         loop {
-            if let Some(whole) = text.strip_suffix(FENCE) {
-                return Ok(Said::Line(whole.trim_matches('\n').to_string()));
+            if let Some(mut whole) = text.strip_suffix(FENCE) {
+                while let [b'\n', rest @ ..] | [rest @ .., b'\n'] = whole {
+                    whole = rest;
+                }
+                return Ok(Said::Line(whole.to_vec()));
             }
             if text.len() > limits::PROMPT_BYTES_MAX {
                 return Err(Error::new(Kind::TooLarge, "the message is too long"));
             }
             match self.read(MORE)? {
                 Said::Line(line) => {
-                    text.push('\n');
-                    text.push_str(&line);
+                    text.push(b'\n');
+                    text.extend(line);
                 }
-                other => return Ok(other),
+                Said::End => {
+                    term::warn("the message has no closing \"\"\"; it was not sent");
+                    return Ok(Said::End);
+                }
+                Said::Interrupt => return Ok(Said::Interrupt),
             }
         }
     }
@@ -116,24 +123,34 @@ pub fn run(config: &ChatConfig, options: &Options, mut terminal: Terminal) -> Re
                 term::note("Ctrl+D or /exit leaves");
                 continue;
             }
-            Said::Line(line) => line,
+            Said::Line(line) => match error::utf8(line, "message") {
+                Ok(line) => line,
+                Err(e) => {
+                    term::fail(&e, false);
+                    continue;
+                }
+            },
         };
-        let ended = match line.strip_prefix('/') {
-            _ if line.trim().is_empty() => Ok(Next::Stay),
-            Some(_) => commands::run(&mut chat, &line),
-            None => answer(&mut chat, &line, options, &mut terminal),
+        let said = match line.strip_prefix('/') {
+            _ if line.trim().is_empty() => continue,
+            Some(_) => match commands::run(&mut chat, &line) {
+                Ok(Next::Leave) => break,
+                said => said.map(drop),
+            },
+            None => match answer(&mut chat, &line, options, &mut terminal) {
+                // An answer that cannot be written has no reader. A command may fail to write a file of its own.
+                Err(e) if matches!(e.kind, Kind::ReaderGone | Kind::Output) => return Err(e),
+                said => said,
+            },
         };
-        match ended {
-            Ok(Next::Stay) => {}
-            Ok(Next::Leave) => break,
-            Err(e) if matches!(e.kind, Kind::ReaderGone | Kind::Output) => return Err(e),
-            Err(e) => term::fail(&e, false),
+        if let Err(e) = said {
+            term::fail(&e, false);
         }
     }
     Ok(())
 }
 
-fn answer(chat: &mut Chat<'_>, line: &str, options: &Options, terminal: &mut Terminal) -> Result<Next> {
+fn answer(chat: &mut Chat<'_>, line: &str, options: &Options, terminal: &mut Terminal) -> Result<()> {
     options.cancel.store(false, Ordering::Relaxed);
     terminal.waiting();
     let said = chat.say(line.trim_start_matches(' '), terminal).map(|turn| turn.answer.clone());
@@ -150,5 +167,5 @@ fn answer(chat: &mut Chat<'_>, line: &str, options: &Options, terminal: &mut Ter
         Err(e) if e.kind == Kind::Interrupted => term::note("stopped"),
         Err(e) => return Err(e),
     }
-    Ok(Next::Stay)
+    Ok(())
 }

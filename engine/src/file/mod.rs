@@ -254,9 +254,16 @@ pub fn map(path: &Path) -> Result<Bytes> {
     Ok(Bytes::map(&file)?)
 }
 
-/// SHA-256 of a file, in hexadecimal.
-pub fn sha256(path: &Path) -> Result<String> {
-    Ok(Sha256::digest(&*map(path)?).iter().map(|byte| format!("{byte:02x}")).collect())
+/// SHA-256 of files, one after another, in hexadecimal.
+pub fn sha256(files: &[Bytes]) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for file in files {
+        if !file.is_unchanged() {
+            return Err(Error::new(Kind::Unreadable, "the model file was changed while it was in use"));
+        }
+        hasher.update(&**file);
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Holds a number against a limit of [`limits`].

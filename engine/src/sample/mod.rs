@@ -261,7 +261,11 @@ impl Sampler {
                     None => change(logits, &|t| Some(t as usize)),
                     Some(c) => c.change(|c| {
                         let mut values: Vec<f32> = c.iter().map(|c| c.1 as f32).collect();
-                        change(&mut values, &|t| c.iter().position(|c| c.0 == t));
+                        // Looked up for every token of the history: where each is must not be searched for.
+                        let mut places: Vec<(u32, usize)> = c.iter().enumerate().map(|(i, c)| (c.0, i)).collect();
+                        places.sort_unstable();
+                        let of = |t| places.binary_search_by_key(&t, |p| p.0).ok().map(|at| places[at].1);
+                        change(&mut values, &of);
                         c.iter_mut().zip(values).for_each(|(c, v)| c.1 = f64::from(v));
                     }),
                 }

@@ -167,3 +167,16 @@ fn every_setting_sets_what_it_gets() {
         assert!((setting.get)(&Sampling::default()) >= low && (setting.get)(&Sampling::default()) <= high);
     }
 }
+
+#[test]
+fn a_long_history_is_looked_up_and_not_searched_for() {
+    let logits: Vec<f32> = (0..100_000).map(|i| (i % 977) as f32).collect();
+    let history: Vec<u32> = (0..100_000).collect();
+    let s = Sampling { presence_penalty: 0.5, repeat_last_n: 100_000, temperature: 1.0, ..Sampling::unfiltered(0) };
+    let late = Sampling { order: Step::chain("temperature;penalties").unwrap(), ..s.clone() };
+    let begun = std::time::Instant::now();
+    let (early, late) = (sampler(s).candidates(&logits, &history), sampler(late).candidates(&logits, &history));
+    assert_eq!(early, late);
+    // Ten thousand million comparisons take longer.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+}

@@ -137,7 +137,6 @@ impl Wanted {
                 );
                 return Err(Problem::new(StatusCode::BAD_REQUEST, what).code("context_length_exceeded"));
             }
-            self.request.max_tokens = self.request.max_tokens.min(context - has);
         }
         Ok(self)
     }
@@ -241,6 +240,8 @@ impl Asking {
             for choice in 0..wanted.choices {
                 let index = tickets.len();
                 let mut request = Request { prompt: prompt.clone(), ..wanted.request.clone() };
+                // What room there is differs from prompt to prompt.
+                request.max_tokens = request.max_tokens.min(handle.model().context.saturating_sub(prompt.len()));
                 request.sampling.seed = request.sampling.seed.wrapping_add(choice as u64);
                 let (sender, server) = (sender.clone(), Arc::clone(server));
                 let sink = move |event: Event| {
@@ -346,6 +347,8 @@ async fn tell(
         // A reader who left drops the receiver, and with it this.
         let _ = pieces.send(format!("data: {frame}\n\n")).await;
     };
+    // Tokens of each choice that were told: one without a text of its own is told with the next that has some.
+    let mut told = vec![0; asking.answers.len()];
     while let Some((index, event)) = asking.next().await? {
         match event {
             Event::Started(_) => {
@@ -355,16 +358,18 @@ async fn tell(
             }
             Event::Token(token) if token.text.is_empty() && token.logprobs.is_none() => {}
             Event::Token(token) => {
-                let tokens = std::slice::from_ref(&token);
-                for piece in spelling.piece(index, &token.text, tokens, &asking.answers[index]) {
+                let answer = &asking.answers[index];
+                let new = &answer.tokens[std::mem::replace(&mut told[index], answer.tokens.len())..];
+                for piece in spelling.piece(index, &token.text, new, answer) {
                     say(vec![piece], None).await;
                 }
             }
             Event::Done(done) => {
                 let answer = &asking.answers[index];
-                let mut last = match done.text.is_empty() {
+                let new = &answer.tokens[told[index]..];
+                let mut last = match done.text.is_empty() && new.is_empty() {
                     true => Vec::new(),
-                    false => spelling.piece(index, &done.text, &[], answer),
+                    false => spelling.piece(index, &done.text, new, answer),
                 };
                 last.extend(spelling.closing(index, answer));
                 for piece in last {

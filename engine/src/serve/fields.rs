@@ -70,7 +70,7 @@ impl Fields {
     /// Refuses what would be ignored.
     fn supported(self, honoured: &[Field]) -> Answered<Fields> {
         for (name, harmless) in REFUSED.iter().filter(|(name, _)| honoured.iter().all(|f| f.name != *name)) {
-            if self.get(name).map(Value::to_string).is_some_and(|said| said != *harmless) {
+            if self.get(name).is_some_and(|said| !says(said, harmless)) {
                 return Err(Problem::field(name, format!("'{name}' is not supported by this server; leave it out"))
                     .code("unsupported_parameter"));
             }
@@ -136,6 +136,14 @@ impl Fields {
     }
 }
 
+/// Whether a value is the one that this JSON is; numbers are compared as numbers, `1` is `1.0`.
+fn says(value: &Value, json: &str) -> bool {
+    match (value.as_f64(), json.parse::<f64>()) {
+        (Some(x), Ok(y)) => x == y,
+        _ => serde_json::from_str::<Value>(json).is_ok_and(|said| said == *value),
+    }
+}
+
 /// A field has another type or value than `expected`.
 pub fn wrong(name: &str, value: &Value, expected: &str) -> Problem {
     Problem::field(name, format!("'{name}' has to be {expected}, and it is {}", quoted(&value.to_string())))
@@ -177,6 +185,8 @@ mod tests {
             assert_eq!((refused.status.as_u16(), refused.param.as_deref()), (400, Some(*name)));
         }
         assert!(Fields::parse(b"{\"nobody knows\": 1}", &[]).is_ok());
+        assert!(Fields::parse(b"{\"length_penalty\": 1, \"best_of\": 1.0}", &[]).is_ok());
+        assert!(Fields::parse(b"{\"length_penalty\": \"1.0\"}", &[]).is_err());
     }
 
     #[test]

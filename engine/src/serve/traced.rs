@@ -2,7 +2,8 @@
 //!
 //! A traced request runs alone, through the session that `apr run --trace` uses, on a copy of the model that is prepared
 //! for looking into; it is made when the first such request comes. Tokens do not depend on what else is in a batch, so
-//! the answer is the same, and no event of another request can get in.
+//! the answer is the same, and no event of another request can get in. They take turns before they take a thread: the
+//! threads that may block are few, and everybody's requests are understood on them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,13 +11,15 @@ use std::time::Instant;
 
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
 
 use super::Server;
 use super::answer::{Answer, Wanted};
 use super::problem::{Answered, Problem};
 use crate::api::{InferenceConfig, Options, Silent, TraceStep};
-use crate::error::{Kind, Result, quoted};
-use crate::file;
+use crate::error::{Error, Kind, Result, quoted};
+use crate::limits;
 use crate::scheduler::{Timings, Token, Usage};
 use crate::session::{Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Session, Understood};
 use crate::trace::{self, Trace, Traced};
@@ -28,12 +31,12 @@ pub struct Level(&'static [TraceStep]);
 /// The header.
 const HEADER: &str = "x-trace-level";
 
-/// The levels that the header names, and the stages that each shows.
+/// The levels that the header names, and the stages that each shows. Tokenizing is none of them: a request is
+/// understood before its turn comes, and what was not measured is not told.
 const LEVELS: &[(&str, Level)] = &[
     (
         "brick",
         Level(&[
-            TraceStep::Tokenize,
             TraceStep::Embed,
             TraceStep::Attention,
             TraceStep::Ffn,
@@ -42,7 +45,7 @@ const LEVELS: &[(&str, Level)] = &[
             TraceStep::Decode,
         ]),
     ),
-    ("step", Level(&[TraceStep::Tokenize, TraceStep::LmHead, TraceStep::Sample, TraceStep::Decode])),
+    ("step", Level(&[TraceStep::LmHead, TraceStep::Sample, TraceStep::Decode])),
     ("layer", Level(&[TraceStep::Attention, TraceStep::Ffn])),
 ];
 
@@ -60,9 +63,21 @@ impl Level {
     }
 }
 
-/// The copy of the model for traced requests, and the hash of its file. One request at a time.
-#[derive(Default)]
-pub struct Prepared(Mutex<Option<(Loaded, String)>>);
+/// The copy of the model for traced requests, and the hash of its files. One request at a time.
+pub struct Prepared {
+    model: Mutex<Option<(Loaded, String)>>,
+    /// Those that wait for their turn, and the one that has it.
+    room: Arc<Semaphore>,
+    /// Whose turn it is.
+    turn: Arc<Semaphore>,
+}
+
+impl Default for Prepared {
+    fn default() -> Prepared {
+        let places = |n| Arc::new(Semaphore::new(n));
+        Prepared { model: Mutex::default(), room: places(1 + limits::TRACED_WAITING_MAX), turn: places(1) }
+    }
+}
 
 /// Stops the session when the peer goes away.
 struct Cancels(Arc<AtomicBool>);
@@ -78,10 +93,22 @@ pub async fn answer(server: &Arc<Server>, wanted: Wanted, level: Level) -> Answe
     if wanted.request.logprobs.is_some() {
         return Err(Problem::field("logprobs", "a traced request tells no log-probabilities; its trace has logits"));
     }
+    let asked = Instant::now();
+    let busy = |_| Error::new(Kind::Busy, "too many traced requests are waiting");
+    let room = Arc::clone(&server.traced.room).try_acquire_owned().map_err(busy)?;
+    let turn = Arc::clone(&server.traced.turn).acquire_owned();
+    let turn = match wanted.request.deadline {
+        Some(deadline) => timeout_at((asked + deadline).into(), turn).await.map_err(|_| late())?,
+        None => turn.await,
+    };
     let cancel = Arc::new(AtomicBool::new(false));
     let _cancels = Cancels(Arc::clone(&cancel));
     let runs = Arc::clone(server);
-    let task = tokio::task::spawn_blocking(move || run(&runs, &wanted, level, &cancel));
+    let task = tokio::task::spawn_blocking(move || {
+        // Theirs until the work has ended, even where nobody waits for it any more.
+        let _held = (room, turn);
+        run(&runs, &wanted, level, asked, &cancel)
+    });
     match task.await {
         Ok(done) => Ok(done?),
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
@@ -89,15 +116,25 @@ pub async fn answer(server: &Arc<Server>, wanted: Wanted, level: Level) -> Answe
     }
 }
 
-fn run(server: &Server, wanted: &Wanted, level: Level, cancel: &Arc<AtomicBool>) -> Result<(Answer, Value)> {
-    let asked = Instant::now();
-    let mut kept = server.traced.0.lock().unwrap_or_else(PoisonError::into_inner);
+fn late() -> Error {
+    Error::new(Kind::TimedOut, "the request was not finished in time")
+}
+
+fn run(
+    server: &Server,
+    wanted: &Wanted,
+    level: Level,
+    asked: Instant,
+    cancel: &Arc<AtomicBool>,
+) -> Result<(Answer, Value)> {
+    let mut kept = server.traced.model.lock().unwrap_or_else(PoisonError::into_inner);
     let options = &server.options;
     if kept.is_none() {
         let interest = Trace::new(None, false).interest();
         let known = || Understood::open(&server.path, options.context);
         let loaded = server.wish.open(&mut |_| Ok(()), known, &interest)?;
-        *kept = Some((loaded, file::sha256(&server.path)?));
+        let sha256 = loaded.model.sha256(&server.path)?;
+        *kept = Some((loaded, sha256));
     }
     let (loaded, sha256) = kept.as_mut().expect("invariant: it was put there");
     let request = &wanted.request;
@@ -108,9 +145,8 @@ fn run(server: &Server, wanted: &Wanted, level: Level, cancel: &Arc<AtomicBool>)
     let mut traced = Traced { trace: &mut trace, watcher: &mut watch };
     let ids = &wanted.prompts[0];
     traced.event(Event::Sampling(&request.sampling))?;
-    traced.event(Event::Tokenized { text: "", ids })?;
     let generation = Generation {
-        max_tokens: request.max_tokens,
+        max_tokens: request.max_tokens.min(loaded.context.saturating_sub(ids.len())),
         sampling: request.sampling.clone(),
         stops: request.stops.clone(),
         grammar: request.grammar.clone(),
@@ -131,16 +167,15 @@ fn run(server: &Server, wanted: &Wanted, level: Level, cancel: &Arc<AtomicBool>)
         options: &shown,
         loaded,
         sha256,
-        load_ms: 0.0,
+        load_ms: None,
         stopped_us,
         ended: ended.as_ref(),
     };
     let document = trace::document(&trace, &head);
     let answer = ended?;
     if answer.finish == Finish::Cancelled {
-        let late = deadline.is_some_and(|d| Instant::now() >= d);
-        let kind = if late { Kind::TimedOut } else { Kind::Interrupted };
-        return Err(crate::Error::new(kind, "the request was not finished in time"));
+        let in_time = deadline.is_none_or(|d| Instant::now() < d);
+        return Err(if in_time { Error { kind: Kind::Interrupted, ..late() } } else { late() });
     }
     answer.tokens.iter().for_each(|_| server.counts.token());
     server.counts.finished(asked.elapsed());

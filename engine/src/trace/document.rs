@@ -32,10 +32,10 @@ pub struct Run<'a> {
     pub options: &'a Options,
     /// The model.
     pub loaded: &'a Loaded,
-    /// SHA-256 of the model file.
+    /// SHA-256 of the model's files.
     pub sha256: &'a str,
-    /// Time to open it.
-    pub load_ms: f64,
+    /// Time to open it, if it was opened for this run.
+    pub load_ms: Option<f64>,
     /// Microseconds from the beginning to the end.
     pub stopped_us: u64,
     /// How it ended.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 pub use chrome::chrome;
 pub use document::{Run, document};
 pub use replay::{Replay, replay};
-pub use sink::{Sink, text};
+pub use sink::{Sink, abandon, text};
 
 use crate::api::TraceStep;
 use crate::error::Result;

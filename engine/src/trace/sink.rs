@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -16,6 +17,16 @@ pub struct Sink {
     file: File,
 }
 
+/// Files in the making, for a process that ends where it stands.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes what is unfinished. The last thing that a process does that will run no destructors.
+pub fn abandon() {
+    for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let _ = fs::remove_file(path);
+    }
+}
+
 impl Sink {
     /// Opens it now, so that a path that cannot be written to is refused before the work and not after.
     pub fn open(path: &Path) -> Result<Sink> {
@@ -26,11 +37,19 @@ impl Sink {
             path.with_file_name(name)
         });
         let file = match &unfinished {
-            Some(temporary) => File::create(temporary),
+            Some(temporary) => {
+                UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(temporary.clone());
+                File::create(temporary)
+            }
             None => File::options().write(true).open(path),
         };
-        let file = file.map_err(|e| failed(path, &e))?;
-        Ok(Sink { path: path.into(), unfinished, file })
+        match file {
+            Ok(file) => Ok(Sink { path: path.into(), unfinished, file }),
+            Err(e) => {
+                forget(unfinished.as_deref());
+                Err(failed(path, &e))
+            }
+        }
     }
 
     /// Writes the document, and gives the file its name.
@@ -43,7 +62,7 @@ impl Sink {
                 //= F-TRACE-203
                 fs::rename(temporary, &s.path)?;
             }
-            s.unfinished = None;
+            forget(s.unfinished.take().as_deref());
             Ok(())
         };
         end(&mut self).map_err(|e| failed(&self.path, &e))
@@ -54,8 +73,13 @@ impl Drop for Sink {
     fn drop(&mut self) {
         if let Some(temporary) = &self.unfinished {
             let _ = fs::remove_file(temporary);
+            forget(Some(temporary));
         }
     }
+}
+
+fn forget(path: Option<&Path>) {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|p| Some(p.as_path()) != path);
 }
 
 fn failed(path: &Path, e: &io::Error) -> Error {
@@ -94,6 +118,10 @@ mod tests {
         let names = || fs::read_dir(folder.path()).unwrap().count();
         drop(Sink::open(&path).unwrap());
         assert_eq!(names(), 0);
+        let left = Sink::open(&path).unwrap();
+        abandon();
+        assert_eq!(names(), 0);
+        drop(left);
         let document = json!({"a": 1, "events": [{"id": 1}, {"id": 2}]});
         Sink::open(&path).unwrap().write(&document).unwrap();
         assert_eq!(names(), 1);

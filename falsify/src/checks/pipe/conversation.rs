@@ -1,6 +1,6 @@
 //! F-PIPE: conversations of several turns.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use engine::chat::Chat;
 use engine::sample::Sampling;
@@ -53,6 +53,7 @@ pub fn f_pipe_171(s: &Subject) -> Attempt {
     t.number("golden conversations", f64::from(conversations));
     facts_are_kept(&mut t, s)?;
     only_the_new_is_computed(&mut t, s)?;
+    a_full_context(&mut t, s)?;
     t.done()
 }
 
@@ -79,6 +80,37 @@ fn facts_are_kept(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
         t.hold(said.contains(word), || out.refute("the third turn knows the fact of the first", out.out(), word))?;
     }
     Ok(())
+}
+
+/// A turn that was given up leaves nothing out of the conversation, and a message that is too long is cut as it would be
+/// without a cache.
+fn a_full_context(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
+    let model = s.model()?;
+    let config = ChatConfig { model_path: model.clone(), system: None, temperature: 0.0, max_tokens: 12, gpu: false };
+    let small = || Setup { context: Some(256), ..Setup::default() };
+    let (mut loaded, mut fresh) = (open(s, &model, small())?, open(s, &model, small())?);
+    let options = Options::default();
+    let mut chat = running("a chat begins", Chat::new(&mut loaded, &config, &options, Sampling::default()))?;
+    running("it answers", chat.say("My name is Anna.", &mut engine::Silent))?;
+    let before = running("it has ids", chat.ids())?;
+    let long = "One two three four five. ".repeat(60);
+    options.cancel.store(true, Relaxed);
+    let stopped = chat.say(&long, &mut engine::Silent).is_err();
+    options.cancel.store(false, Relaxed);
+    t.hold(stopped, || Refutation::new("a long message is given up", "an answer", "an interruption"))?;
+    t.equal("a turn that was given up changes nothing", &running("it has ids", chat.ids())?, &before)?;
+    let mut ids = Ids::default();
+    let turn = running("it answers", chat.say(&long, &mut ids))?.clone();
+    let generation = Generation {
+        max_tokens: 12,
+        sampling: Sampling::default(),
+        stops: Vec::new(),
+        prefill_chunk: PREFILL_CHUNK,
+        draft_max: 0,
+    };
+    let alone = Session::new(&mut fresh).generate(&ids.0, &generation, &mut engine::Silent, &AtomicBool::new(false));
+    let alone = running("it answers from an empty cache", alone)?;
+    t.equal("a message that is too long is cut as from an empty cache", &turn.answer.tokens, &alone.tokens)
 }
 
 /// Each turn has the tokens that its whole conversation gets from an empty cache, and runs only what the cache lacks.

@@ -213,6 +213,14 @@ pub fn f_serve_237(s: &Subject) -> Attempt {
     let plain = server.answer("/v1/chat/completions", &body)?;
     t.equal("no usage unasked", &plain.chunks().iter().filter(|c| c.get("usage").is_some()).count(), &0)?;
     t.equal("the first delta has the role", &plain.chunks()[0]["choices"][0]["delta"]["role"], &json!("assistant"))?;
+    for prompt in ["한국의 수도는?", "日本の首都は?"] {
+        let mut body = json!({"prompt": prompt, "temperature": 0, "max_tokens": 40, "logit_bias": bias});
+        let want = server.answer("/generate", &body)?.json()["tokens"].take();
+        body["stream"] = true.into();
+        let chunks = server.answer("/generate", &body)?.chunks();
+        let ids: Vec<Value> = chunks.iter().filter_map(|c| c["tokens"].as_array()).flatten().cloned().collect();
+        t.equal("a stream tells every token, those without a text of their own too", &json!(ids), &want)?;
+    }
     t.done()
 }
 
@@ -252,6 +260,11 @@ pub fn f_serve_238(s: &Subject) -> Attempt {
     let shared = server.metric("apr_shared_steps_total")? - before;
     t.hold(shared >= 20.0, || server.refute("they shared steps", shared.to_string(), "at least 20"))?;
     t.number("shared steps", shared);
+    // One prompt takes all but six places; the other has room for the 16 tokens of the default.
+    let small = serve(s, &["--ctx-size", "256"])?;
+    let asked = json!({"prompt": [[70, 71], vec![70; 250]], "logit_bias": endless(&small)?, "temperature": 0});
+    let usage = small.answer("/v1/completions", &asked)?.json()["usage"].take();
+    t.equal("a long prompt takes no room from the others", &usage["completion_tokens"], &json!(16 + 6))?;
     t.done()
 }
 
@@ -474,8 +487,8 @@ pub fn f_serve_260(s: &Subject) -> Attempt {
         ("/generate", json!({"prompt": "What is 2+2?", "temperature": 0, "max_tokens": 6})),
     ];
     let levels: [(&str, &[&str]); 3] = [
-        ("brick", &["TOKENIZE", "EMBED", "ATTENTION", "FFN", "LM_HEAD", "SAMPLE", "DECODE"]),
-        ("step", &["TOKENIZE", "LM_HEAD", "SAMPLE", "DECODE"]),
+        ("brick", &["EMBED", "ATTENTION", "FFN", "LM_HEAD", "SAMPLE", "DECODE"]),
+        ("step", &["LM_HEAD", "SAMPLE", "DECODE"]),
         ("layer", &["ATTENTION", "FFN"]),
     ];
     for (path, body) in forms {
@@ -495,6 +508,7 @@ pub fn f_serve_260(s: &Subject) -> Attempt {
             let (of, of_plain) = (text_of(&mut json), text_of(&mut plain));
             t.equal("a traced request has the same answer", &of, &of_plain)?;
             t.equal("the trace is of this answer", &trace["summary"]["text"], &of)?;
+            t.equal("no time is told for what was not done", &trace["summary"]["load_ms"], &Value::Null)?;
             // Six tokens: one step for the prompt, one for each token after the first.
             if stages.contains(&"ATTENTION") {
                 t.equal("every layer of every step", &(entered("ATTENTION") as u64), &(6 * layers))?;

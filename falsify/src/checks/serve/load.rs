@@ -141,7 +141,31 @@ pub fn f_serve_259(s: &Subject) -> Attempt {
     idle(&mut t, &server, 120)?;
     slow(&mut t, &server)?;
     nonsense(&mut t, &server)?;
+    traced(&mut t, &server)?;
     t.done()
+}
+
+/// Traced requests take turns, and nobody else waits for them.
+fn traced(t: &mut Tally, server: &Server) -> Result<(), Halt> {
+    let body = completion(server, "def", 1000)?;
+    let mut asks = vec![Ask::json("/v1/completions", &body).header("X-Trace-Level", "step"); 12];
+    asks.extend(vec![Ask::json("/tokenize", &json!({"content": "x"})); 3]);
+    let replies = at_their_times(server, asks, Duration::from_millis(10))?;
+    let mut later = 0;
+    for (i, (reply, took)) in replies.into_iter().enumerate() {
+        let reply = reply.map_err(|e| server.refute("a traced request is answered", e.to_string(), "a reply"))?;
+        if i >= 12 {
+            t.hold(reply.status == 200, || server.refute("others are answered", shown(&reply), "200"))?;
+            t.at_most("seconds that others wait for traced requests", took.as_secs_f64(), 2.0)?;
+            continue;
+        }
+        let told = reply.status == 429 && reply.header("retry-after").is_some();
+        t.hold(told || reply.status == 200, || {
+            server.refute("a traced request is answered or told to come back", reply.status.to_string(), "200 or 429")
+        })?;
+        later += usize::from(told);
+    }
+    t.hold(later > 0, || server.refute("not all of twelve may wait", "all were answered", "429 for some"))
 }
 
 /// Resident bytes of a process now.
