@@ -113,9 +113,12 @@ pub struct RunArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
-    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    /// Most tokens drafted and verified in one step; 0 is off. Changes no token
     #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
     pub draft_max: u8,
+    /// A smaller model of the same vocabulary, which drafts too. Changes no token
+    #[arg(long, value_name = "MODEL")]
+    pub draft: Option<PathBuf>,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -185,9 +188,12 @@ pub struct ChatArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
-    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    /// Most tokens drafted and verified in one step; 0 is off. Changes no token
     #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
     pub draft_max: u8,
+    /// A smaller model of the same vocabulary, which drafts too. Changes no token
+    #[arg(long, value_name = "MODEL")]
+    pub draft: Option<PathBuf>,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

@@ -1,6 +1,7 @@
 //! What the flags mean: the engine's configuration, with conflicts refused and the prompt found.
 
 use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -52,6 +53,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         gpu_if_present: !args.no_gpu, //= F-GPU-134b
         context: args.ctx_size,
         draft_max: args.draft_max.into(),
+        draft: drafting(args.draft.as_deref(), &args.source.access(args.quiet))?,
         trace_format: args.trace_format,
         cancel,
         ..Options::default()
@@ -106,10 +108,16 @@ pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
         gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
         draft_max: args.draft_max.into(),
+        draft: drafting(args.draft.as_deref(), &args.source.access(args.quiet))?,
         cancel,
         ..Options::default()
     };
     Ok(ChatPlan { config, options })
+}
+
+/// The model that drafts.
+fn drafting(model: Option<&Path>, access: &source::Access) -> Result<Option<PathBuf>> {
+    model.map(|model| source::resolve(model, access)).transpose()
 }
 
 /// The prompt from standard input, without the newline that ends its last line unless it is meant to the byte.

@@ -167,6 +167,37 @@ fn what_was_meant_is_said() {
 }
 
 #[test]
+fn a_model_that_drafts_is_counted_and_changes_nothing() {
+    let ask = |more: &[&str]| {
+        let words = ["run", "qwen2-tiny-q8_0.gguf", "Count from 1 to 30.", "--json", "--no-gpu"];
+        serde_json::from_str::<serde_json::Value>(&stdout(&[&words, more].concat())).unwrap()
+    };
+    let (plain, with) = (ask(&["--draft-max", "0"]), ask(&["--draft", "qwen2-tiny-q4_k_m.gguf"]));
+    assert_eq!(with["tokens"], plain["tokens"]);
+    assert_eq!(plain["drafted_tokens"], 0);
+    assert!(with["accepted_tokens"].as_u64().unwrap() > 0, "{with}");
+    apr()
+        .args(["run", "qwen2-tiny-q8_0.gguf", "Hi", "--draft", "qwen2-tiny-q4_k_m.gguf", "--draft-max", "0"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("--draft"));
+}
+
+#[test]
+fn bench_replays_a_workload() {
+    let workload = concat!(env!("CARGO_MANIFEST_DIR"), "/../falsify/workloads/edits.json");
+    let words = ["bench", "qwen2-tiny-q8_0.gguf", "--replay", workload, "--decode", "60", "--repeat", "1", "--json"];
+    let v: serde_json::Value = serde_json::from_str(&stdout(&words)).unwrap();
+    let tasks = v["tasks"].as_array().unwrap();
+    let sum = |edit: bool, key: &str| {
+        tasks.iter().filter(|t| t["edit"] == edit).map(|t| t[key].as_u64().unwrap()).sum::<u64>()
+    };
+    assert!(sum(true, "accepted_tokens") > 100 && sum(false, "accepted_tokens") < 20, "{v}");
+    assert!(v["edits"]["ratio"].as_f64().unwrap() > 0.0 && v["fresh"]["ratio"].as_f64().unwrap() > 0.0);
+    apr().args(["bench", "qwen2-tiny-q8_0.gguf", "--replay", "INDEX.json"]).assert().code(5);
+}
+
+#[test]
 fn bench_says_how_fast_and_the_floor() {
     let words = ["bench", "qwen2-tiny-q8_0.gguf", "--prompt", "32", "--decode", "8", "--repeat", "1", "--json"];
     let v: serde_json::Value = serde_json::from_str(&stdout(&words)).unwrap();

@@ -180,6 +180,8 @@ pub struct Options {
     pub prefill_chunk: usize,
     /// Most tokens drafted for one step; 0 is none.
     pub draft_max: usize,
+    /// A smaller model with the same vocabulary, which drafts too.
+    pub draft: Option<PathBuf>,
     /// The form of a trace, if one is recorded.
     pub trace_format: TraceFormat,
     /// Set to stop: the answer so far is returned.
@@ -199,6 +201,7 @@ impl Default for Options {
             context: None,
             prefill_chunk: PREFILL_CHUNK,
             draft_max: DRAFT_MAX,
+            draft: None,
             trace_format: TraceFormat::default(),
             cancel: Arc::default(),
         }
@@ -259,9 +262,10 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
     let start = Instant::now();
     let Some(asked) = config.trace.as_ref().filter(|t| t.enabled) else {
         let mut loaded = load(config, options, &Interest::Nothing, observer)?;
+        let mut draft = load_draft(config.gpu, options, observer)?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         observer.event(Event::Loaded(&loaded, load_ms))?;
-        return match answer(&mut loaded, config, options, observer) {
+        return match answer(&mut loaded, draft.as_mut(), config, options, observer) {
             Ok(answer) => Ok(outcome(answer, &loaded, load_ms, start)),
             Err(e) => {
                 drop(loaded);
@@ -269,13 +273,21 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
             }
         };
     };
+    if options.draft.is_some() {
+        return Err(Error::new(
+            Kind::Usage,
+            "a traced run drafts nothing: a trace shows every token in a step of its own",
+        )
+        .at(Place::Flag("--draft".into()))
+        .hint("leave one of them away; the tokens are the same"));
+    }
     let sink = asked.output.as_deref().map(trace::Sink::open).transpose()?;
     let mut trace = Trace::new(asked.steps.clone(), asked.verbose);
     let mut loaded = load(config, options, &trace.interest(), observer)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     observer.event(Event::Loaded(&loaded, load_ms))?;
     trace.restart();
-    let answered = answer(&mut loaded, config, options, &mut Traced { trace: &mut trace, watcher: observer });
+    let answered = answer(&mut loaded, None, config, options, &mut Traced { trace: &mut trace, watcher: observer });
     let json = match options.trace_format {
         TraceFormat::Chrome => trace::chrome(&trace),
         TraceFormat::Json => {
@@ -316,6 +328,21 @@ fn load(
     let wish = Wish { gpu: config.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
     let known = || Understood::open(&config.model_path, options.context);
     wish.open(&mut |warning| observer.event(Event::Warning(warning)), known, interest)
+}
+
+/// The model that drafts, where the other one runs.
+fn load_draft(gpu: bool, options: &Options, observer: &mut dyn Observer) -> Result<Option<Loaded>> {
+    let Some(path) = &options.draft else { return Ok(None) };
+    if options.draft_max == 0 {
+        return Err(Error::new(Kind::Usage, "a model that drafts, and no token to be drafted")
+            .at(Place::Flag("--draft".into()))
+            .hint("leave --draft-max 0 away"));
+    }
+    let wish = Wish { gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
+    let warn = &mut |warning: &str| observer.event(Event::Warning(warning));
+    let draft = wish.open(warn, || Understood::open(path, None), &Interest::Nothing)?;
+    observer.event(Event::Draft(&draft))?;
+    Ok(Some(draft))
 }
 
 /// Where a model is to run.
@@ -406,6 +433,7 @@ fn no_gpu(absent: &Absent) -> Error {
 
 fn answer(
     loaded: &mut Loaded,
+    draft: Option<&mut Loaded>,
     config: &InferenceConfig,
     options: &Options,
     observer: &mut dyn Observer,
@@ -432,7 +460,11 @@ fn answer(
         // A trace shows every token in a step of its own.
         draft_max: if config.trace.as_ref().is_some_and(|t| t.enabled) { 0 } else { options.draft_max },
     };
-    let answer = Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)?;
+    let mut session = Session::new(loaded);
+    if let Some(draft) = draft {
+        session.drafted_by(draft)?;
+    }
+    let answer = session.generate(&ids, &generation, observer, &options.cancel)?;
     //= F-JID-271
     if !options.raw && answer.finish == Finish::Eos && answer.tokens.is_empty() {
         observer.event(Event::Warning(guard::ENDED_AT_ONCE))?;
@@ -457,7 +489,7 @@ fn explained(error: Error, config: &InferenceConfig, options: &Options) -> Error
     let mut looking = Looking(guard::Beginning::default());
     // That it fails again is the point.
     let _failed = load(config, options, &Interest::Everything, &mut Silent)
-        .and_then(|mut loaded| answer(&mut loaded, config, options, &mut looking));
+        .and_then(|mut loaded| answer(&mut loaded, None, config, options, &mut looking));
     looking.0.explain(error)
 }
 
@@ -518,9 +550,14 @@ pub async fn run_chat(config: ChatConfig) -> Result<()> {
     chat::run(&config, &Options::default(), Terminal::new(false))
 }
 
-/// The model of a chat.
-pub(crate) fn open_chat(config: &ChatConfig, options: &Options, observer: &mut dyn Observer) -> Result<Loaded> {
-    load(&of_chat(config), options, &Interest::Nothing, observer)
+/// The model of a chat, and the one that drafts for it.
+pub(crate) fn open_chat(
+    config: &ChatConfig,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<(Loaded, Option<Loaded>)> {
+    let loaded = load(&of_chat(config), options, &Interest::Nothing, observer)?;
+    Ok((loaded, load_draft(config.gpu, options, observer)?))
 }
 
 /// How a chat chooses tokens.

@@ -4,6 +4,8 @@
 //! bandwidth behind it is measured in the same process, on the same threads: the best of several passes over a buffer
 //! that no cache holds.
 
+pub mod replay;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};

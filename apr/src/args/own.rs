@@ -66,6 +66,9 @@ pub struct BenchArgs {
     /// Rounds, of which the median counts; one more goes before them
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
     pub repeat: usize,
+    /// Run the answers of a workload instead, whatever the model would say, with drafts and without
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "context"])]
+    pub replay: Option<PathBuf>,
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

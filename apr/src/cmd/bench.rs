@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use apr_cli::source;
-use engine::{Result, bench, term};
+use engine::bench::{self, replay};
+use engine::{Result, term};
 
 use crate::args::BenchArgs;
 use crate::interrupt;
@@ -21,7 +22,14 @@ pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
         gpu: args.gpu,
         gpu_if_present: !args.no_gpu,
     };
-    let figures = bench::run(&source::resolve(&args.model, &args.source.access(args.json))?, &plan)?;
+    let model = source::resolve(&args.model, &args.source.access(args.json))?;
+    if let Some(workload) = &args.replay {
+        let (backend, said) = replay::run(&model, &plan, &replay::read(workload)?)?;
+        let object = args.json.then(|| replay::object(&backend, &said));
+        term::say(&replay::text(&backend, &said), object.as_ref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let figures = bench::run(&model, &plan)?;
     let object = args.json.then(|| figures.object(&plan));
     term::say(&figures.text(&plan), object.as_ref())?;
     Ok(ExitCode::SUCCESS)
