@@ -14,7 +14,7 @@ use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
 use engine::speculate::DRAFT_MAX;
 
 pub use models::{ListArgs, PullArgs, PushArgs, RmArgs, SourceArgs, TagArgs};
-pub use own::{BenchArgs, CompletionsArgs, ConfigArgs, ConfigCommand, DoctorArgs, ManArgs};
+pub use own::{BenchArgs, CompletionsArgs, ConfigArgs, ConfigCommand, DoctorArgs, ManArgs, TuneArgs};
 pub use serving::ServeArgs;
 
 /// Run language models you can trust.
@@ -57,6 +57,8 @@ pub enum Command {
     Push(PushArgs),
     /// Measure how fast a model runs here, beside what memory allows
     Bench(BenchArgs),
+    /// Find out once how this machine runs a model fastest, and keep that for later runs
+    Tune(TuneArgs),
     /// Look at this machine: what would run where, and what to do about it
     Doctor(DoctorArgs),
     /// Show what is set, and where: config file, environment

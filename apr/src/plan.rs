@@ -50,6 +50,7 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         raw: args.raw,
         stops: args.stop.clone(),
         threads: args.threads,
+        tuned: true,
         gpu_if_present: !args.no_gpu, //= F-GPU-134b
         context: args.ctx_size,
         draft_max: args.draft_max.into(),
@@ -76,6 +77,7 @@ pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
         name: args.name.clone(),
         gpu_if_present: !args.no_gpu,
         threads: args.threads,
+        tuned: true,
         context: args.ctx_size,
         plan: Plan { running_max: args.parallel, queue_max: args.queue, ..Plan::default() },
         ..serve::Options::default()
@@ -105,6 +107,7 @@ pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
         recommended: true,
         stops: args.stop.clone(),
         threads: args.threads,
+        tuned: true,
         gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
         draft_max: args.draft_max.into(),

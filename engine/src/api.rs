@@ -29,6 +29,7 @@ use crate::speculate::DRAFT_MAX;
 use crate::term::{self, Terminal};
 use crate::text;
 use crate::trace::{self, Trace, Traced};
+use crate::tune;
 use crate::twin::{self, Comparison};
 
 /// Configuration for inference.
@@ -172,6 +173,8 @@ pub struct Options {
     pub stops: Vec<String>,
     /// Worker threads; all cores if none.
     pub threads: Option<usize>,
+    /// Run on the CPU as [`crate::tune`] found it fastest, unless threads are asked for.
+    pub tuned: bool,
     /// Use a GPU where there is one that works, and the CPU where there is none.
     pub gpu_if_present: bool,
     /// Positions; the model's own if none.
@@ -197,6 +200,7 @@ impl Default for Options {
             raw: false,
             stops: Vec::new(),
             threads: None,
+            tuned: false,
             gpu_if_present: false,
             context: None,
             prefill_chunk: PREFILL_CHUNK,
@@ -325,7 +329,7 @@ fn load(
     interest: &Interest,
     observer: &mut dyn Observer,
 ) -> Result<Loaded> {
-    let wish = Wish { gpu: config.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
+    let wish = Wish::of(config.gpu, options);
     let known = || Understood::open(&config.model_path, options.context);
     wish.open(&mut |warning| observer.event(Event::Warning(warning)), known, interest)
 }
@@ -338,7 +342,7 @@ fn load_draft(gpu: bool, options: &Options, observer: &mut dyn Observer) -> Resu
             .at(Place::Flag("--draft".into()))
             .hint("leave --draft-max 0 away"));
     }
-    let wish = Wish { gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
+    let wish = Wish::of(gpu, options);
     let warn = &mut |warning: &str| observer.event(Event::Warning(warning));
     let draft = wish.open(warn, || Understood::open(path, None), &Interest::Nothing)?;
     observer.event(Event::Draft(&draft))?;
@@ -354,9 +358,16 @@ pub(crate) struct Wish {
     pub gpu_if_present: bool,
     /// Worker threads of the CPU backend; all cores if none.
     pub threads: Option<usize>,
+    /// As it was tuned, where nothing else is asked for.
+    pub tuned: bool,
 }
 
 impl Wish {
+    fn of(gpu: bool, options: &Options) -> Wish {
+        let Options { gpu_if_present, threads, tuned, .. } = *options;
+        Wish { gpu, gpu_if_present, threads, tuned }
+    }
+
     /// Opens a model there. What is wrong with its file is said before a GPU is woken up; a GPU that is there and cannot
     /// be used is a warning where the CPU may do it too.
     pub fn open(
@@ -368,8 +379,12 @@ impl Wish {
         let cpu = backend(self.threads)?; // wrong flags are wrong on a GPU too
         let known = Arc::new(known()?);
         let on = |backend: &dyn Backend| Loaded::prepare(known.clone(), backend, interest, |_| {});
+        let settled = |warn: &mut dyn FnMut(&str) -> Result<()>| {
+            let free = self.tuned && self.threads.is_none() && knobs::read(&knobs::ISA).is_none();
+            if free { tune::settle(cpu, &known, warn) } else { Ok(cpu) }
+        };
         if !self.gpu && !self.gpu_if_present {
-            return on(&cpu);
+            return on(&settled(warn)?);
         }
         //= F-GPU-116
         //= F-CLI-013
@@ -380,12 +395,12 @@ impl Wish {
             },
             Err(absent) if self.gpu => return Err(no_gpu(&absent)),
             // No GPU is what most machines have: no news.
-            Err(Absent::NoDriver | Absent::NoDevice) => return on(&cpu),
+            Err(Absent::NoDriver | Absent::NoDevice) => return on(&settled(warn)?),
             Err(absent) => absent.to_string(),
         };
         //= F-GPU-135 F-JID-276
         warn(&format!("not on the GPU: {why}; running on the CPU"))?;
-        on(&cpu)
+        on(&settled(warn)?)
     }
 }
 
@@ -606,7 +621,7 @@ pub struct CheckOptions {
 
 impl CheckOptions {
     fn wish(&self) -> Wish {
-        Wish { gpu: self.gpu, gpu_if_present: self.gpu_if_present, threads: self.threads }
+        Wish { gpu: self.gpu, gpu_if_present: self.gpu_if_present, threads: self.threads, tuned: false }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use apr_cli::source;
-use engine::bench::{self, replay};
+use engine::bench::{self, machine, replay};
 use engine::{Result, term};
 
 use crate::args::BenchArgs;
@@ -13,16 +13,23 @@ use crate::interrupt;
 pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
     // Nothing is lost by ending at once.
     let _cancel = interrupt::watch()?;
+    let Some(model) = &args.model else {
+        let (cpu, peaks) = machine::run(args.threads)?;
+        let object = args.json.then(|| machine::object(cpu, &peaks));
+        term::say(&machine::text(cpu, &peaks), object.as_ref())?;
+        return Ok(ExitCode::SUCCESS);
+    };
     let plan = bench::Plan {
         prompt: args.prompt,
         decode: args.decode,
         context: args.context,
+        batch: args.batch.into(),
         repeat: args.repeat,
         threads: args.threads,
         gpu: args.gpu,
         gpu_if_present: !args.no_gpu,
     };
-    let model = source::resolve(&args.model, &args.source.access(args.json))?;
+    let model = source::resolve(model, &args.source.access(args.json))?;
     if let Some(workload) = &args.replay {
         let (backend, said) = replay::run(&model, &plan, &replay::read(workload)?)?;
         let object = args.json.then(|| replay::object(&backend, &said));

@@ -98,7 +98,7 @@ fn task(task: &Value, edit: bool) -> Result<Task> {
 
 /// Runs every task with drafts and without, in turns; of an answer at most the plan's tokens.
 pub fn run(path: &Path, plan: &Plan, tasks: &[Task]) -> Result<(String, Vec<Said>)> {
-    let wish = Wish { gpu: plan.gpu, gpu_if_present: plan.gpu_if_present, threads: plan.threads };
+    let wish = Wish { gpu: plan.gpu, gpu_if_present: plan.gpu_if_present, threads: plan.threads, tuned: true };
     let mut loaded = wish.open(&mut |_| Ok(()), || Understood::open(path, None), &Interest::Nothing)?;
     let said = tasks.iter().map(|task| measure(&mut loaded, plan, task)).collect::<Result<_>>()?;
     Ok((loaded.backend(), said))
