@@ -14,7 +14,7 @@ use engine::api::{CheckOptions, TraceConfig, TraceFormat, TraceStep};
 use engine::speculate::DRAFT_MAX;
 
 pub use models::{ListArgs, PullArgs, PushArgs, RmArgs, SourceArgs, TagArgs};
-pub use own::{BenchArgs, CompletionsArgs, ConfigArgs, ConfigCommand, DoctorArgs, ManArgs};
+pub use own::{BenchArgs, CompletionsArgs, ConfigArgs, ConfigCommand, DoctorArgs, ManArgs, TuneArgs};
 pub use serving::ServeArgs;
 
 /// Run language models you can trust.
@@ -57,6 +57,8 @@ pub enum Command {
     Push(PushArgs),
     /// Measure how fast a model runs here, beside what memory allows
     Bench(BenchArgs),
+    /// Find out once how this machine runs a model fastest, and keep that for later runs
+    Tune(TuneArgs),
     /// Look at this machine: what would run where, and what to do about it
     Doctor(DoctorArgs),
     /// Show what is set, and where: config file, environment
@@ -113,9 +115,12 @@ pub struct RunArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
-    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    /// Most tokens drafted and verified in one step; 0 is off. Changes no token
     #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
     pub draft_max: u8,
+    /// A smaller model of the same vocabulary, which drafts too. Changes no token
+    #[arg(long, value_name = "MODEL")]
+    pub draft: Option<PathBuf>,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -185,9 +190,12 @@ pub struct ChatArgs {
     /// Positions of context [default: what the model was made for]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
-    /// Most tokens drafted from the text so far and verified in one step; 0 is off. Changes no token
+    /// Most tokens drafted and verified in one step; 0 is off. Changes no token
     #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
     pub draft_max: u8,
+    /// A smaller model of the same vocabulary, which drafts too. Changes no token
+    #[arg(long, value_name = "MODEL")]
+    pub draft: Option<PathBuf>,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

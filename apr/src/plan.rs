@@ -1,6 +1,7 @@
 //! What the flags mean: the engine's configuration, with conflicts refused and the prompt found.
 
 use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -51,9 +52,11 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         raw: args.raw,
         stops: args.stop.clone(),
         threads: args.threads,
+        tuned: true,
         gpu_if_present: !args.no_gpu, //= F-GPU-134b
         context: args.ctx_size,
         draft_max: args.draft_max.into(),
+        draft: drafting(args.draft.as_deref(), &args.source.access(args.quiet))?,
         trace_format: args.trace_format,
         cancel,
         ..Options::default()
@@ -80,6 +83,7 @@ pub fn serve(args: &ServeArgs) -> Result<(ServeConfig, serve::Options)> {
         name: args.name.clone(),
         gpu_if_present: !args.no_gpu,
         threads: args.threads,
+        tuned: true,
         context: args.ctx_size,
         plan: Plan { running_max: args.parallel, queue_max: args.queue, ..Plan::default() },
         ..serve::Options::default()
@@ -109,13 +113,20 @@ pub fn chat(args: &ChatArgs, cancel: Arc<AtomicBool>) -> Result<ChatPlan> {
         recommended: true,
         stops: args.stop.clone(),
         threads: args.threads,
+        tuned: true,
         gpu_if_present: !args.no_gpu,
         context: args.ctx_size,
         draft_max: args.draft_max.into(),
+        draft: drafting(args.draft.as_deref(), &args.source.access(args.quiet))?,
         cancel,
         ..Options::default()
     };
     Ok(ChatPlan { config, options })
+}
+
+/// The model that drafts.
+fn drafting(model: Option<&Path>, access: &source::Access) -> Result<Option<PathBuf>> {
+    model.map(|model| source::resolve(model, access)).transpose()
 }
 
 /// The prompt from standard input, without the newline that ends its last line unless it is meant to the byte.

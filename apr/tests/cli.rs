@@ -182,6 +182,108 @@ fn what_was_meant_is_said() {
 }
 
 #[test]
+fn a_model_that_drafts_is_counted_and_changes_nothing() {
+    let ask = |more: &[&str]| {
+        let words = ["run", "qwen2-tiny-q8_0.gguf", "Count from 1 to 30.", "--json", "--no-gpu"];
+        serde_json::from_str::<serde_json::Value>(&stdout(&[&words, more].concat())).unwrap()
+    };
+    let (plain, with) = (ask(&["--draft-max", "0"]), ask(&["--draft", "qwen2-tiny-q4_k_m.gguf"]));
+    assert_eq!(with["tokens"], plain["tokens"]);
+    assert_eq!(plain["drafted_tokens"], 0);
+    assert!(with["accepted_tokens"].as_u64().unwrap() > 0, "{with}");
+    apr()
+        .args(["run", "qwen2-tiny-q8_0.gguf", "Hi", "--draft", "qwen2-tiny-q4_k_m.gguf", "--draft-max", "0"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("--draft"));
+}
+
+/// What was tuned is used, counts less than what is typed, and changes no token; what is damaged is said and done without.
+#[test]
+fn tuning_is_kept_and_changes_no_token() {
+    const MODEL: &str = "qwen2-tiny-q8_0.gguf";
+    let home = tempfile::TempDir::new().unwrap();
+    let file = home.path().join("tune.json");
+    let said = |words: &[&str], isa: Option<&str>| {
+        let mut c = apr();
+        c.env("APR_HOME", home.path()).args(words).args(["--json"]);
+        isa.map(|isa| c.env("APR_ISA", isa));
+        serde_json::from_slice::<serde_json::Value>(&c.assert().success().get_output().stdout).unwrap()
+    };
+    let run = |more: &[&str], isa| said(&[&["run", MODEL, "Count from 1 to 20.", "--no-gpu"], more].concat(), isa);
+    let untuned = run(&[], None);
+
+    let tuned = said(&["tune", MODEL], None);
+    assert_eq!((&tuned["measured_now"], &tuned["tried"][0]["decode"].as_array().unwrap().len()), (&true.into(), &6));
+    assert!(!tuned["why"].as_str().unwrap().is_empty(), "{tuned}");
+    let again = said(&["tune", MODEL], None);
+    assert_eq!((&again["measured_now"], &again["tried"]), (&false.into(), &tuned["tried"]), "it is measured once");
+    let explained = apr().env("APR_HOME", home.path()).args(["tune", MODEL, "--explain"]).assert().success();
+    explained.stdout(predicate::str::contains("why: ").and(predicate::str::contains("prefill")));
+
+    // A machine on which three threads of the plain kernels won.
+    let mut kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    kept["tuned"][0]["best"] = serde_json::json!({"isa": "scalar", "threads": 3});
+    std::fs::write(&file, kept.to_string()).unwrap();
+    let with = run(&[], None);
+    assert_eq!((&with["backend"], &with["tokens"]), (&"cpu (scalar, 3 threads)".into(), &untuned["tokens"]));
+    assert!(!run(&["--threads", "2"], None)["backend"].as_str().unwrap().contains("scalar"));
+    let typed = run(&[], Some("scalar"))["backend"].clone();
+    let threes = |backend: &serde_json::Value| backend.to_string().contains(", 3 threads");
+    assert!(typed.to_string().contains("scalar") && threes(&typed) == threes(&untuned["backend"]), "{typed}");
+    // Of another model it says nothing.
+    let other = said(&["run", "qwen2-tiny-q4_k_m.gguf", "Hi", "--no-gpu"], None);
+    assert_eq!(other["backend"], untuned["backend"]);
+
+    for damaged in ["{", "{\"tuned\": 3}", &kept.to_string().replace("scalar\"", "sse9\"")] {
+        std::fs::write(&file, damaged).unwrap();
+        let with = run(&[], None);
+        assert_eq!((&with["backend"], &with["tokens"]), (&untuned["backend"], &untuned["tokens"]), "{damaged}");
+        assert!(with["warnings"][0].as_str().unwrap().contains("not tuned"), "{with}");
+    }
+    std::fs::write(&file, "{").unwrap();
+    apr().env("APR_HOME", home.path()).args(["tune", MODEL]).assert().code(5);
+    assert_eq!(said(&["tune", MODEL, "--again"], None)["measured_now"], true);
+    apr().env("APR_HOME", home.path()).env("APR_ISA", "scalar").args(["tune", MODEL]).assert().code(2);
+}
+
+#[test]
+fn bench_measures_the_machine_and_a_batch() {
+    let v: serde_json::Value =
+        serde_json::from_str(&stdout(&["bench", "--machine", "--threads", "2", "--json"])).unwrap();
+    let peaks = v["peaks"].as_array().unwrap();
+    assert_eq!(peaks.iter().map(|p| p["threads"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    for key in ["small_page_bytes_per_second", "huge_page_bytes_per_second", "int8_operations_per_second"] {
+        assert!(peaks.iter().all(|p| p[key].as_f64().unwrap() > 1e8), "{v}");
+    }
+    apr().args(["bench"]).assert().code(2);
+    apr().args(["bench", "qwen2-tiny-q8_0.gguf", "--machine"]).assert().code(2);
+    let words = ["bench", "qwen2-tiny-q8_0.gguf", "--prompt", "8", "--decode", "8", "--context", "70", "--repeat", "1"];
+    let v = |batch| {
+        serde_json::from_str::<serde_json::Value>(&stdout(&[&words[..], &["--batch", batch, "--json"]].concat()))
+            .unwrap()
+    };
+    let (one, four) = (v("1"), v("4"));
+    assert!(four["decode_tokens_per_second"]["median"].as_f64().unwrap() > 0.0);
+    let bytes = |v: &serde_json::Value| v["weight_bytes_per_token"].as_u64().unwrap();
+    assert_eq!(bytes(&four), bytes(&one) / 4, "a pass over the weights serves all of a batch");
+}
+
+#[test]
+fn bench_replays_a_workload() {
+    let workload = concat!(env!("CARGO_MANIFEST_DIR"), "/../falsify/workloads/edits.json");
+    let words = ["bench", "qwen2-tiny-q8_0.gguf", "--replay", workload, "--decode", "60", "--repeat", "1", "--json"];
+    let v: serde_json::Value = serde_json::from_str(&stdout(&words)).unwrap();
+    let tasks = v["tasks"].as_array().unwrap();
+    let sum = |edit: bool, key: &str| {
+        tasks.iter().filter(|t| t["edit"] == edit).map(|t| t[key].as_u64().unwrap()).sum::<u64>()
+    };
+    assert!(sum(true, "accepted_tokens") > 100 && sum(false, "accepted_tokens") < 20, "{v}");
+    assert!(v["edits"]["ratio"].as_f64().unwrap() > 0.0 && v["fresh"]["ratio"].as_f64().unwrap() > 0.0);
+    apr().args(["bench", "qwen2-tiny-q8_0.gguf", "--replay", "INDEX.json"]).assert().code(5);
+}
+
+#[test]
 fn bench_says_how_fast_and_the_floor() {
     let words = ["bench", "qwen2-tiny-q8_0.gguf", "--prompt", "32", "--decode", "8", "--repeat", "1", "--json"];
     let v: serde_json::Value = serde_json::from_str(&stdout(&words)).unwrap();

@@ -28,6 +28,7 @@ use crate::speculate::DRAFT_MAX;
 use crate::term::{self, Terminal};
 use crate::text;
 use crate::trace::{self, Trace, Traced};
+use crate::tune;
 use crate::twin::{self, Comparison};
 
 /// Configuration for inference.
@@ -171,6 +172,8 @@ pub struct Options {
     pub stops: Vec<String>,
     /// Worker threads; all cores if none.
     pub threads: Option<usize>,
+    /// Run on the CPU as [`crate::tune`] found it fastest, unless threads are asked for.
+    pub tuned: bool,
     /// Use a GPU where there is one that works, and the CPU where there is none.
     pub gpu_if_present: bool,
     /// Positions; the model's own if none.
@@ -179,6 +182,8 @@ pub struct Options {
     pub prefill_chunk: usize,
     /// Most tokens drafted for one step; 0 is none.
     pub draft_max: usize,
+    /// A smaller model with the same vocabulary, which drafts too.
+    pub draft: Option<PathBuf>,
     /// The form of a trace, if one is recorded.
     pub trace_format: TraceFormat,
     /// Set to stop: the answer so far is returned.
@@ -194,10 +199,12 @@ impl Default for Options {
             raw: false,
             stops: Vec::new(),
             threads: None,
+            tuned: false,
             gpu_if_present: false,
             context: None,
             prefill_chunk: PREFILL_CHUNK,
             draft_max: DRAFT_MAX,
+            draft: None,
             trace_format: TraceFormat::default(),
             cancel: Arc::default(),
         }
@@ -258,9 +265,10 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
     let start = Instant::now();
     let Some(asked) = config.trace.as_ref().filter(|t| t.enabled) else {
         let mut loaded = load(config, options, &Interest::Nothing, observer)?;
+        let mut draft = load_draft(config.gpu, options, observer)?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         observer.event(Event::Loaded(&loaded, load_ms))?;
-        return match answer(&mut loaded, config, options, observer) {
+        return match answer(&mut loaded, draft.as_mut(), config, options, observer) {
             Ok(answer) => Ok(outcome(answer, &loaded, load_ms, start)),
             Err(e) => {
                 drop(loaded);
@@ -268,6 +276,14 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
             }
         };
     };
+    if options.draft.is_some() {
+        return Err(Error::new(
+            Kind::Usage,
+            "a traced run drafts nothing: a trace shows every token in a step of its own",
+        )
+        .at(Place::Flag("--draft".into()))
+        .hint("leave one of them away; the tokens are the same"));
+    }
     let sink = asked.output.as_deref().map(trace::Sink::open).transpose()?;
     let mut trace = Trace::new(asked.steps.clone(), asked.verbose);
     let mut loaded = load(config, options, &trace.interest(), observer)?;
@@ -276,7 +292,7 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
     // Before the answer: once that is there nobody is to wait for the reading of a whole file.
     let sha256 = loaded.model.sha256(&config.model_path)?;
     trace.restart();
-    let answered = answer(&mut loaded, config, options, &mut Traced { trace: &mut trace, watcher: observer });
+    let answered = answer(&mut loaded, None, config, options, &mut Traced { trace: &mut trace, watcher: observer });
     let json = match options.trace_format {
         TraceFormat::Chrome => trace::chrome(&trace),
         TraceFormat::Json => {
@@ -314,9 +330,24 @@ fn load(
     interest: &Interest,
     observer: &mut dyn Observer,
 ) -> Result<Loaded> {
-    let wish = Wish { gpu: config.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads };
+    let wish = Wish::of(config.gpu, options);
     let known = || Understood::open(&config.model_path, options.context);
     wish.open(&mut |warning| observer.event(Event::Warning(warning)), known, interest)
+}
+
+/// The model that drafts, where the other one runs.
+fn load_draft(gpu: bool, options: &Options, observer: &mut dyn Observer) -> Result<Option<Loaded>> {
+    let Some(path) = &options.draft else { return Ok(None) };
+    if options.draft_max == 0 {
+        return Err(Error::new(Kind::Usage, "a model that drafts, and no token to be drafted")
+            .at(Place::Flag("--draft".into()))
+            .hint("leave --draft-max 0 away"));
+    }
+    let wish = Wish::of(gpu, options);
+    let warn = &mut |warning: &str| observer.event(Event::Warning(warning));
+    let draft = wish.open(warn, || Understood::open(path, None), &Interest::Nothing)?;
+    observer.event(Event::Draft(&draft))?;
+    Ok(Some(draft))
 }
 
 /// Where a model is to run.
@@ -328,9 +359,16 @@ pub(crate) struct Wish {
     pub gpu_if_present: bool,
     /// Worker threads of the CPU backend; all cores if none.
     pub threads: Option<usize>,
+    /// As it was tuned, where nothing else is asked for.
+    pub tuned: bool,
 }
 
 impl Wish {
+    fn of(gpu: bool, options: &Options) -> Wish {
+        let Options { gpu_if_present, threads, tuned, .. } = *options;
+        Wish { gpu, gpu_if_present, threads, tuned }
+    }
+
     /// Opens a model there. What is wrong with its file is said before a GPU is woken up; a GPU that is there and cannot
     /// be used is a warning where the CPU may do it too.
     pub fn open(
@@ -342,8 +380,12 @@ impl Wish {
         let cpu = backend(self.threads)?; // wrong flags are wrong on a GPU too
         let known = Arc::new(known()?);
         let on = |backend: &dyn Backend| Loaded::prepare(known.clone(), backend, interest, |_| {});
+        let settled = |warn: &mut dyn FnMut(&str) -> Result<()>| {
+            let free = self.tuned && self.threads.is_none() && knobs::read(&knobs::ISA).is_none();
+            if free { tune::settle(cpu, &known, warn) } else { Ok(cpu) }
+        };
         if !self.gpu && !self.gpu_if_present {
-            return on(&cpu);
+            return on(&settled(warn)?);
         }
         //= F-GPU-116
         //= F-CLI-013
@@ -354,12 +396,12 @@ impl Wish {
             },
             Err(absent) if self.gpu => return Err(no_gpu(&absent)),
             // No GPU is what most machines have: no news.
-            Err(Absent::NoDriver | Absent::NoDevice) => return on(&cpu),
+            Err(Absent::NoDriver | Absent::NoDevice) => return on(&settled(warn)?),
             Err(absent) => absent.to_string(),
         };
         //= F-GPU-135 F-JID-276
         warn(&format!("not on the GPU: {why}; running on the CPU"))?;
-        on(&cpu)
+        on(&settled(warn)?)
     }
 }
 
@@ -407,6 +449,7 @@ fn no_gpu(absent: &Absent) -> Error {
 
 fn answer(
     loaded: &mut Loaded,
+    draft: Option<&mut Loaded>,
     config: &InferenceConfig,
     options: &Options,
     observer: &mut dyn Observer,
@@ -434,7 +477,11 @@ fn answer(
         // A trace shows every token in a step of its own.
         draft_max: if config.trace.as_ref().is_some_and(|t| t.enabled) { 0 } else { options.draft_max },
     };
-    let answer = Session::new(loaded).generate(&ids, &generation, observer, &options.cancel)?;
+    let mut session = Session::new(loaded);
+    if let Some(draft) = draft {
+        session.drafted_by(draft)?;
+    }
+    let answer = session.generate(&ids, &generation, observer, &options.cancel)?;
     //= F-JID-271
     if !options.raw && answer.finish == Finish::Eos && answer.tokens.is_empty() {
         observer.event(Event::Warning(guard::ENDED_AT_ONCE))?;
@@ -459,7 +506,7 @@ fn explained(error: Error, config: &InferenceConfig, options: &Options) -> Error
     let mut looking = Looking(guard::Beginning::default());
     // That it fails again is the point.
     let _failed = load(config, options, &Interest::Everything, &mut Silent)
-        .and_then(|mut loaded| answer(&mut loaded, config, options, &mut looking));
+        .and_then(|mut loaded| answer(&mut loaded, None, config, options, &mut looking));
     looking.0.explain(error)
 }
 
@@ -520,9 +567,14 @@ pub async fn run_chat(config: ChatConfig) -> Result<()> {
     chat::run(&config, &Options::default(), Terminal::new(false))
 }
 
-/// The model of a chat.
-pub(crate) fn open_chat(config: &ChatConfig, options: &Options, observer: &mut dyn Observer) -> Result<Loaded> {
-    load(&of_chat(config), options, &Interest::Nothing, observer)
+/// The model of a chat, and the one that drafts for it.
+pub(crate) fn open_chat(
+    config: &ChatConfig,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<(Loaded, Option<Loaded>)> {
+    let loaded = load(&of_chat(config), options, &Interest::Nothing, observer)?;
+    Ok((loaded, load_draft(config.gpu, options, observer)?))
 }
 
 /// How a chat chooses tokens.
@@ -571,7 +623,7 @@ pub struct CheckOptions {
 
 impl CheckOptions {
     fn wish(&self) -> Wish {
-        Wish { gpu: self.gpu, gpu_if_present: self.gpu_if_present, threads: self.threads }
+        Wish { gpu: self.gpu, gpu_if_present: self.gpu_if_present, threads: self.threads, tuned: false }
     }
 }
 

@@ -4,13 +4,15 @@
 //! bandwidth behind it is measured in the same process, on the same threads: the best of several passes over a buffer
 //! that no cache holds.
 
-use std::hint::black_box;
+pub mod machine;
+pub mod replay;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use compute::backend::NoTap;
-use compute::map::HugeBuffer;
-use compute::{Interest, Want};
+use compute::program::KV_BLOCK;
+use compute::{Batch, Interest, Output, Row, Want};
 use serde_json::{Value, json};
 
 use crate::api::{self, Wish};
@@ -26,6 +28,8 @@ pub struct Plan {
     pub decode: usize,
     /// Positions that are in the cache before decoding begins.
     pub context: usize,
+    /// Sequences that are decoded together.
+    pub batch: usize,
     /// Rounds; the median counts.
     pub repeat: usize,
     /// Worker threads; all cores if none.
@@ -55,9 +59,9 @@ pub struct Figures {
 
 /// Runs it. The tokens are arbitrary: speed does not depend on what they say.
 pub fn run(path: &Path, plan: &Plan) -> Result<Figures> {
-    let Plan { prompt, decode, context, repeat, threads, .. } = *plan;
+    let Plan { prompt, decode, context, batch, repeat, threads, .. } = *plan;
     let start = Instant::now();
-    let wish = Wish { gpu: plan.gpu, gpu_if_present: plan.gpu_if_present, threads };
+    let wish = Wish { gpu: plan.gpu, gpu_if_present: plan.gpu_if_present, threads, tuned: true };
     let mut loaded = wish.open(&mut |_| Ok(()), || Understood::open(path, None), &Interest::Nothing)?;
     let load = start.elapsed();
     let positions = prompt.max(context + decode);
@@ -67,18 +71,23 @@ pub fn run(path: &Path, plan: &Plan) -> Result<Figures> {
     }
     let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
     for round in 0..=repeat {
-        let (p, d) = (prefill(&mut loaded, prompt)?, decoding(&mut loaded, context, decode)?);
+        let p = prefill(&mut loaded, prompt)?;
+        let d = match batch {
+            1 => decoding(&mut loaded, context, decode)?,
+            _ => decoding_together(&mut loaded, context, decode, batch)?,
+        };
         // The first round finds cold caches and pages.
         if round > 0 {
             prefills.push(prompt as f64 / p.as_secs_f64());
-            decodes.push(decode as f64 / d.as_secs_f64());
+            decodes.push((decode * batch) as f64 / d.as_secs_f64());
         }
     }
     let backend = loaded.backend();
     let on_cpu = backend.starts_with("cpu");
-    let bytes_a_token = weights_read(&loaded);
+    let bytes_a_token = weights_read(&loaded) / batch;
     drop(loaded);
-    let bandwidth = on_cpu.then(|| api::backend(threads).map(|cpu| bandwidth(cpu.threads))).transpose()?;
+    let bandwidth =
+        on_cpu.then(|| api::backend(threads).map(|cpu| machine::huge_bandwidth(cpu.threads))).transpose()?;
     Ok(Figures { backend, load, prefill: prefills, decode: decodes, bytes_a_token, bandwidth })
 }
 
@@ -87,7 +96,8 @@ fn ids(n: usize) -> Vec<u32> {
     (0..n as u32).map(|i| i % 100).collect()
 }
 
-fn prefill(loaded: &mut Loaded, n: usize) -> Result<Duration> {
+/// The time of a prompt of so many tokens.
+pub(crate) fn prefill(loaded: &mut Loaded, n: usize) -> Result<Duration> {
     let mut session = Session::new(loaded);
     let start = Instant::now();
     feed(&mut session, n)?;
@@ -101,7 +111,8 @@ fn feed(session: &mut Session<'_>, n: usize) -> Result<()> {
     Ok(())
 }
 
-fn decoding(loaded: &mut Loaded, context: usize, n: usize) -> Result<Duration> {
+/// The time of so many steps behind so many positions.
+pub(crate) fn decoding(loaded: &mut Loaded, context: usize, n: usize) -> Result<Duration> {
     let mut session = Session::new(loaded);
     feed(&mut session, context.max(1) - 1)?;
     let mut next = [1u32];
@@ -113,43 +124,30 @@ fn decoding(loaded: &mut Loaded, context: usize, n: usize) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
+/// The same of several sequences that run in one step, as a server has them.
+fn decoding_together(loaded: &mut Loaded, context: usize, n: usize, sequences: usize) -> Result<Duration> {
+    let (blocks, before) = ((context + n).div_ceil(KV_BLOCK), context.max(1) - 1);
+    loaded.runner.reserve_blocks(blocks * sequences)?;
+    let tables: Vec<Vec<u32>> =
+        (0..sequences).map(|s| (s * blocks..(s + 1) * blocks).map(|block| block as u32).collect()).collect();
+    let tables: Vec<&[u32]> = tables.iter().map(Vec::as_slice).collect();
+    let mut output = Output::default();
+    let mut step = |rows: &[Row]| loaded.runner.step(&Batch { rows, tables: &tables }, &mut output, &mut NoTap);
+    let row = |sequence, position, want| Row { sequence, position, token: position % 100, want };
+    for sequence in 0..sequences {
+        let rows: Vec<Row> = (0..before).map(|i| row(sequence, i as u32, Want::Nothing)).collect();
+        rows.chunks(PREFILL_CHUNK).try_for_each(&mut step)?;
+    }
+    let start = Instant::now();
+    for i in before..before + n {
+        step(&(0..sequences).map(|s| row(s, i as u32, Want::Argmax)).collect::<Vec<_>>())?;
+    }
+    Ok(start.elapsed())
+}
+
 /// Bytes of the matrices that every token is multiplied by, as the file has them.
 fn weights_read(loaded: &Loaded) -> usize {
     loaded.understood.model.weights.matrix_bytes()
-}
-
-/// Bytes a second that so many threads read.
-fn bandwidth(threads: usize) -> f64 {
-    const BYTES: usize = 256 << 20;
-    const PASSES: usize = 4;
-    let Ok(mut buffer) = HugeBuffer::new(BYTES, "a buffer to read") else { return f64::NAN };
-    buffer.fill(1); // pages that were never written are all the same one
-    let words = BYTES / 8 / threads.max(1);
-    let pass = || {
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for part in buffer.chunks(words * 8).take(threads) {
-                let read = move || black_box(sum(part));
-                if std::thread::Builder::new().spawn_scoped(scope, read).is_err() {
-                    read();
-                }
-            }
-        });
-        (words * 8 * threads) as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
-}
-
-/// Eight sums that do not wait for each other, so that memory is what is waited for.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 8];
-    for line in bytes.chunks_exact(64) {
-        for (s, word) in sums.iter_mut().zip(line.chunks_exact(8)) {
-            let word = word.try_into().map_or(0, u64::from_ne_bytes);
-            *s = s.wrapping_add(word);
-        }
-    }
-    sums.iter().fold(0, |a, b| a.wrapping_add(*b))
 }
 
 /// The middle one.
@@ -170,7 +168,7 @@ impl Figures {
         let spread = |f: &[f64]| json!({"median": median(f), "rounds": f});
         json!({
             "backend": self.backend, "load_ms": self.load.as_secs_f64() * 1e3,
-            "prompt": plan.prompt, "decode": plan.decode, "context": plan.context,
+            "prompt": plan.prompt, "decode": plan.decode, "context": plan.context, "batch": plan.batch,
             "prefill_tokens_per_second": spread(&self.prefill), "decode_tokens_per_second": spread(&self.decode),
             "weight_bytes_per_token": self.bytes_a_token, "memory_bytes_per_second": self.bandwidth.filter(|b| b.is_finite()),
             "decode_floor_tokens_per_second": self.floor(),
@@ -187,7 +185,8 @@ impl Figures {
         let (prefill, decode) = (spread(&self.prefill), spread(&self.decode));
         let mut text = format!("{}, loaded in {:.0} ms\n", self.backend, self.load.as_secs_f64() * 1e3);
         text += &format!("prefill of {:<5} {prefill}\n", plan.prompt);
-        text += &format!("decode of {:<6} {decode}, from position {}\n", plan.decode, plan.context.max(1));
+        let sequences = if plan.batch == 1 { String::new() } else { format!(", {} sequences", plan.batch) };
+        text += &format!("decode of {:<6} {decode}, from position {}{sequences}\n", plan.decode, plan.context.max(1));
         if let (Some(floor), Some(bandwidth)) = (self.floor(), self.bandwidth) {
             text += &format!(
                 "floor            {floor:.1} tok/s: {:.2} GB of weights a token at the {:.1} GB/s that memory gives; decode is at {:.0} %\n",
@@ -207,7 +206,6 @@ mod tests {
     #[test]
     fn the_median_is_the_middle_one() {
         assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[])), (2.0, 0.0));
-        assert_eq!(sum(&[1; 128]), 2 * 8 * 0x0101_0101_0101_0101);
     }
 
     #[test]
@@ -221,8 +219,16 @@ mod tests {
             bandwidth: Some(1e4),
         };
         assert_eq!(f.floor(), Some(10.0));
-        let plan =
-            Plan { prompt: 4, decode: 4, context: 0, repeat: 1, threads: None, gpu: false, gpu_if_present: false };
+        let plan = Plan {
+            prompt: 4,
+            decode: 4,
+            context: 0,
+            batch: 1,
+            repeat: 1,
+            threads: None,
+            gpu: false,
+            gpu_if_present: false,
+        };
         assert!(f.text(&plan).contains("decode is at 50 %"), "{}", f.text(&plan));
         assert_eq!(f.object(&plan)["decode_share_of_floor"], 0.5);
     }

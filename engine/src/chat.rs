@@ -67,6 +67,11 @@ impl<'m> Chat<'m> {
         })
     }
 
+    /// From now on another model drafts; it has to have the same vocabulary.
+    pub fn drafted_by(&mut self, draft: &'m mut Loaded) -> Result<()> {
+        self.session.drafted_by(draft)
+    }
+
     /// Says something and gets an answer. A turn that fails leaves the conversation as it was.
     pub fn say(&mut self, text: &str, observer: &mut dyn Observer) -> Result<&Turn> {
         self.messages.push(Message::new("user", text));

@@ -66,12 +66,17 @@ pub fn examine() -> Vec<Finding> {
     vec![processor(), threads(), memory(), huge_pages(), gpu(), outcome()]
 }
 
-fn processor() -> Finding {
-    let model = text("/proc/cpuinfo").and_then(|t| {
+/// What the processor calls itself, or its architecture.
+pub(crate) fn processor_name() -> String {
+    let named = text("/proc/cpuinfo").and_then(|t| {
         let line = t.lines().find(|l| l.starts_with("model name"))?.split_once(':')?.1.trim().to_string();
         Some(line)
     });
-    let model = model.unwrap_or_else(|| std::env::consts::ARCH.to_string());
+    named.unwrap_or_else(|| std::env::consts::ARCH.to_string())
+}
+
+fn processor() -> Finding {
+    let model = processor_name();
     let has = api::instruction_sets();
     let data = |chosen: Option<&str>| json!({"model": model, "instruction_sets": has, "chosen": chosen});
     let list = has.join(", ");

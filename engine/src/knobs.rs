@@ -20,7 +20,7 @@ pub const CUDA_IMAGE: Knob =
 pub const API_KEY: Knob = Knob { name: "APR_API_KEY", help: "key that requests to apr serve have to bring" };
 
 /// Where downloads and the registry are.
-pub const HOME: Knob = Knob { name: "APR_HOME", help: "folder of downloads and of the registry [~/.apr]" };
+pub const HOME: Knob = Knob { name: "APR_HOME", help: "folder of downloads, the registry, what tune found [~/.apr]" };
 
 /// Makes no connection.
 pub const OFFLINE: Knob = Knob { name: "APR_OFFLINE", help: "1: no connection, as --offline" };
@@ -142,6 +142,11 @@ pub fn on(knob: &Knob) -> bool {
 /// The user's folder.
 pub fn user_home() -> Option<PathBuf> {
     std::env::var_os(USER_HOME).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+/// The folder of everything that `apr` keeps.
+pub fn home() -> Option<PathBuf> {
+    path(&HOME).or_else(|| user_home().map(|home| home.join(".apr")))
 }
 
 /// The value of a knob, if it is set to something.

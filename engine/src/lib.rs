@@ -43,6 +43,7 @@ pub mod speculate;
 pub mod term;
 pub mod text;
 pub mod trace;
+pub mod tune;
 pub mod twin;
 
 pub use api::{

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Bytes of the config file.
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
+/// Bytes of what `apr tune` found out.
+pub const TUNE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one GGUF string (keys have their own limit).
 pub const STRING_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of a metadata key.

@@ -21,7 +21,7 @@ use crate::guard;
 use crate::model::{self, Model};
 use crate::program;
 use crate::sample::Sampling;
-use crate::speculate::Drafting;
+use crate::speculate::{DraftModel, Drafter, Drafting, PromptLookup};
 use crate::text::{ChatTemplate, Message, Tokenizer};
 
 /// Rows of a prompt that are run together unless the caller says otherwise.
@@ -247,6 +247,8 @@ pub enum Event<'a> {
     Sampling(&'a Sampling),
     /// The model is ready; the number is how long that took, in milliseconds.
     Loaded(&'a Loaded, f64),
+    /// The model that drafts is ready.
+    Draft(&'a Loaded),
     /// A recorded trace that is to be written nowhere else.
     Trace(&'a serde_json::Value),
     /// The prompt as token ids, template and all.
@@ -328,13 +330,21 @@ pub struct Session<'m> {
     table: Vec<u32>,
     tokens: Vec<u32>,
     output: Output,
+    /// Who drafts what nobody looked up.
+    drafter: Option<Box<DraftModel<'m>>>,
 }
 
 impl<'m> Session<'m> {
     /// An empty sequence. Blocks of the KV cache are numbered from 0: one session at a time.
     pub fn new(loaded: &'m mut Loaded) -> Session<'m> {
         //= F-PIPE-174
-        Session { loaded, table: Vec::new(), tokens: Vec::new(), output: Output::default() }
+        Session { loaded, table: Vec::new(), tokens: Vec::new(), output: Output::default(), drafter: None }
+    }
+
+    /// From now on another model drafts; it has to have the same vocabulary.
+    pub fn drafted_by(&mut self, draft: &'m mut Loaded) -> Result<()> {
+        self.drafter = Some(Box::new(DraftModel::new(draft, &self.loaded.understood)?));
+        Ok(())
     }
 
     /// What the model means.
@@ -455,6 +465,21 @@ impl<'m> Session<'m> {
         observer: &mut dyn Observer,
         cancel: &AtomicBool,
     ) -> Result<Answer> {
+        // It has a cache of its own, and is lent to this answer.
+        let mut drafter = self.drafter.take();
+        let answer = self.answer(prompt, generation, drafter.as_deref_mut(), observer, cancel);
+        self.drafter = drafter;
+        answer
+    }
+
+    fn answer(
+        &mut self,
+        prompt: &[u32],
+        generation: &Generation,
+        model: Option<&mut DraftModel<'m>>,
+        observer: &mut dyn Observer,
+        cancel: &AtomicBool,
+    ) -> Result<Answer> {
         let prompt = self.fit(prompt, self.tokens.len(), generation.max_tokens, observer)?;
         let known = Arc::clone(&self.loaded.understood);
         let Generation { sampling, stops, grammar, max_tokens, .. } = generation;
@@ -480,7 +505,10 @@ impl<'m> Session<'m> {
         let mut watch = guard::Watch::default();
         // A tap sees every token in a step of its own.
         let draft_max = if observer.tap().is_some() { 0 } else { generation.draft_max };
-        let mut drafting = Drafting::new(&self.tokens, draft_max);
+        let mut lookup = PromptLookup::default();
+        let model = model.map(|m| m as &mut dyn Drafter);
+        let drafters = std::iter::once(&mut lookup as &mut dyn Drafter).chain(model).collect();
+        let mut drafting = Drafting::new(&self.tokens, draft_max, drafters);
         // Tokens at the end of the sequence that were drafted: they have their rows of output, and are no part of the
         // answer yet.
         let mut open = 0;
@@ -519,7 +547,7 @@ impl<'m> Session<'m> {
             //= F-CPU-104
             //= F-PIPE-173
             let room = (self.loaded.context - self.tokens.len()).min(*max_tokens - answer.tokens.len());
-            let drafts = drafting.next(room - 1);
+            let drafts = drafting.next(room - 1)?;
             self.step(&[id], &drafts, continuation.want(), observer)?;
             open = drafts.len();
         };

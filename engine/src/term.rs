@@ -247,6 +247,9 @@ impl Observer for Terminal {
                 self.detail(&format!("Prompt tokens: {tokens}")); //= F-UX-029
             }
             Event::Loaded(loaded, load_ms) => self.loaded(loaded, load_ms),
+            Event::Draft(draft) if self.level == Level::Verbose => {
+                self.detail(&format!("Draft model: {}, {}", display_name(&draft.model), draft.backend()));
+            }
             // In an object the trace is a field of it.
             //= F-TRACE-191
             Event::Trace(trace) if !self.json => {

@@ -1,17 +1,26 @@
 //! The public API of the specification's section 5.3, as its callers write it, on the trained fixture.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use engine::{InferenceConfig, Kind, Options, ServeConfig, Silent, TraceConfig, run, run_inference, serve};
+use compute::cpu::{Cpu, isa::Isa};
+use engine::chat::Chat;
+use engine::sample::Sampling;
+use engine::session::Loaded;
+use engine::{ChatConfig, InferenceConfig, Kind, Options, ServeConfig, Silent, TraceConfig, run, run_inference, serve};
 
-/// The smallest model among the fixtures.
-fn model() -> PathBuf {
+/// The smallest model among the fixtures, and the largest: the same one in another number format.
+fn models() -> [PathBuf; 2] {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
     let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap());
-    let models = files.filter(|e| e.path().extension().is_some_and(|x| x == "gguf"));
-    models.min_by_key(|e| e.metadata().unwrap().len()).unwrap().path()
+    let mut models: Vec<_> = files.filter(|e| e.path().extension().is_some_and(|x| x == "gguf")).collect();
+    models.sort_by_key(|e| e.metadata().unwrap().len());
+    [models[0].path(), models[models.len() - 1].path()]
+}
+
+fn model() -> PathBuf {
+    models()[0].clone()
 }
 
 /// The futures of the API do their work in the first poll.
@@ -89,6 +98,65 @@ fn drafts_change_no_token() {
         }
     }
     assert!(right > 0 && right < drafted, "{right} of {drafted} drafts were right");
+}
+
+/// Another file of the same model drafts, and the answer is the one without: greedy and drawn, in a chat too.
+#[test]
+fn a_model_that_drafts_changes_no_token() {
+    let [_, other] = models();
+    let (mut drafted, mut right) = (0, 0);
+    for prompt in ["Count from 1 to 30.", "Write a Python function that adds two numbers.", "What is 12+30?"] {
+        for (temperature, most) in [(0.0, 1), (0.0, 7), (0.7, 3), (1.5, 7)] {
+            let answer = |draft: Option<PathBuf>, draft_max| {
+                let config = InferenceConfig {
+                    prompt: Some(prompt.into()),
+                    max_tokens: 60,
+                    temperature,
+                    ..InferenceConfig::new(model())
+                };
+                let mut options = Options { draft, draft_max, ..Options::default() };
+                options.sampling.seed = 11;
+                run(&config, &options, &mut Silent).unwrap().answer
+            };
+            let (plain, with) = (answer(None, 0), answer(Some(other.clone()), most));
+            assert_eq!(with.tokens, plain.tokens, "{prompt:?} at {temperature}, {most} drafts");
+            assert_eq!((with.text, with.finish), (plain.text, plain.finish));
+            (drafted, right) = (drafted + with.drafted.0, right + with.drafted.1);
+        }
+    }
+    assert!(right > drafted / 3 && right < drafted, "{right} of {drafted} drafts were right");
+
+    let says = |draft: bool| {
+        let open = |path: &Path| Loaded::open(path, &Cpu { isa: Isa::detect(), threads: 2 }, None).unwrap();
+        let (mut loaded, mut drafting) = (open(&model()), open(&other));
+        let config = ChatConfig { model_path: model(), system: None, temperature: 0.0, max_tokens: 40, gpu: false };
+        let mut chat = Chat::new(&mut loaded, &config, &Options::default(), Sampling::default()).unwrap();
+        if draft {
+            chat.drafted_by(&mut drafting).unwrap();
+        }
+        ["My name is Anna.", "What is my name?", "Count from 1 to 20."]
+            .map(|said| chat.say(said, &mut Silent).unwrap().answer.clone())
+            .map(|a| (a.tokens, a.drafted.0))
+    };
+    let (plain, with) = (says(false), says(true));
+    assert_eq!(with.each_ref().map(|a| &a.0), plain.each_ref().map(|a| &a.0));
+    assert!(with.iter().map(|a| a.1).sum::<usize>() > plain.iter().map(|a| a.1).sum(), "{with:?}");
+}
+
+/// What drafts nothing is said to draft nothing.
+#[test]
+fn a_draft_that_cannot_be_had_is_refused() {
+    let ask = |change: &dyn Fn(&mut InferenceConfig, &mut Options)| {
+        let mut config = InferenceConfig { prompt: Some("hi".into()), ..InferenceConfig::new(model()) };
+        let mut options = Options { draft: Some(model()), ..Options::default() };
+        change(&mut config, &mut options);
+        run(&config, &options, &mut Silent).map(|o| o.answer.text).unwrap_err()
+    };
+    let kind = |change: &dyn Fn(&mut InferenceConfig, &mut Options)| ask(change).kind;
+    assert_eq!(kind(&|_, o| o.draft_max = 0), Kind::Usage);
+    assert_eq!(kind(&|_, o| o.draft = Some("nowhere.gguf".into())), Kind::NotFound);
+    let traced = TraceConfig { enabled: true, ..TraceConfig::default() };
+    assert_eq!(kind(&|c, _| c.trace = Some(traced.clone())), Kind::Usage);
 }
 
 #[test]

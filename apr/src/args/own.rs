@@ -49,11 +49,34 @@ pub enum ConfigCommand {
     Path,
 }
 
+/// Flags of `apr tune`.
+#[derive(Debug, clap::Args)]
+pub struct TuneArgs {
+    /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
+    pub model: PathBuf,
+    /// What was tried, and why the winner won
+    #[arg(long)]
+    pub explain: bool,
+    /// Measure although it is known
+    #[arg(long)]
+    pub again: bool,
+    /// How a model may be found
+    #[command(flatten)]
+    pub source: super::SourceArgs,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Flags of `apr bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// Model: a file or folder (GGUF, SafeTensors, .apr), hf://org/repo, org/repo:QUANT, a URL, pacha://name, a short name
-    pub model: PathBuf,
+    #[arg(required_unless_present = "machine")]
+    pub model: Option<PathBuf>,
+    /// Measure no model but what this machine can do at most: memory, 8-bit operations
+    #[arg(long, conflicts_with_all = ["model", "prompt", "decode", "context", "batch", "repeat", "replay", "gpu"])]
+    pub machine: bool,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
     pub prompt: usize,
@@ -63,9 +86,15 @@ pub struct BenchArgs {
     /// Positions that the cache holds before decoding begins
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub context: usize,
+    /// Sequences that are decoded together, as a server has them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub batch: u8,
     /// Rounds, of which the median counts; one more goes before them
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
     pub repeat: usize,
+    /// Run the answers of a workload instead, whatever the model would say, with drafts and without
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "context", "batch"])]
+    pub replay: Option<PathBuf>,
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

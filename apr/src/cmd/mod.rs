@@ -17,6 +17,7 @@ mod rm;
 mod run;
 mod serve;
 mod tag;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ pub fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Tag(args) => tag::execute(&args),
         Command::Push(args) => push::execute(&args),
         Command::Bench(args) => bench::execute(&args),
+        Command::Tune(args) => tune::execute(&args),
         Command::Doctor(args) => doctor::execute(&args),
         Command::Config(args) => config::execute(&args),
         Command::Completions(args) => completions::execute(&args),

@@ -38,8 +38,7 @@ impl Home {
 
     /// As the environment says.
     pub fn find() -> Result<Home> {
-        let named = knobs::path(&knobs::HOME).or_else(|| knobs::user_home().map(|home| home.join(".apr")));
-        named
+        knobs::home()
             .map(Home)
             .ok_or_else(|| Error::new(Kind::Usage, "no folder for downloads is known").hint("name one by APR_HOME"))
     }

@@ -106,10 +106,13 @@ pub fn run(config: &ChatConfig, options: &Options, mut terminal: Terminal) -> Re
     let start = Instant::now();
     let opened = api::open_chat(config, options, &mut terminal);
     term::clear();
-    let mut loaded = opened?;
+    let (mut loaded, mut draft) = opened?;
     terminal.event(Event::Loaded(&loaded, start.elapsed().as_secs_f64() * 1e3))?;
     let sampling = api::chat_sampling(&loaded, config, options, &mut terminal)?;
     let mut chat = Chat::new(&mut loaded, config, options, sampling)?;
+    if let Some(draft) = &mut draft {
+        chat.drafted_by(draft)?;
+    }
     let mut input = Input::open()?;
     if matches!(input, Input::Editor(_)) {
         term::clear();

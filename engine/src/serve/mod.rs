@@ -80,6 +80,8 @@ pub struct Options {
     pub gpu_if_present: bool,
     /// Worker threads; all cores if none.
     pub threads: Option<usize>,
+    /// On the CPU as [`crate::tune`] found it fastest, unless threads are asked for.
+    pub tuned: bool,
     /// Positions of a sequence; the model's own if none.
     pub context: Option<usize>,
     /// How much is done at once.
@@ -102,6 +104,7 @@ impl Default for Options {
             name: None,
             gpu_if_present: false,
             threads: None,
+            tuned: false,
             context: None,
             plan: Plan::default(),
             #[cfg(feature = "otel")]
@@ -315,7 +318,12 @@ pub fn run(
         options: options.clone(),
         host: config.host.clone(),
         path: config.model_path.clone(),
-        wish: Wish { gpu: config.gpu, gpu_if_present: options.gpu_if_present, threads: options.threads },
+        wish: Wish {
+            gpu: config.gpu,
+            gpu_if_present: options.gpu_if_present,
+            threads: options.threads,
+            tuned: options.tuned,
+        },
         name,
         model: OnceLock::new(),
         counts: metrics::Counts::default(),

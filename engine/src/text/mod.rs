@@ -13,7 +13,7 @@ mod special;
 mod stop;
 mod template;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tokenizer;
 mod utf8;
 mod vocabulary;

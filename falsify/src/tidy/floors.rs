@@ -39,6 +39,7 @@ const MODULES: &[(&str, u8)] = &[
     ("serve", 4),
     ("term", 4),
     ("trace", 4),
+    ("tune", 4),
     ("twin", 4),
 ];
 

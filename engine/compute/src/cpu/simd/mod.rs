@@ -14,6 +14,7 @@ pub mod avx2;
 pub mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+pub mod peak;
 pub mod scalar;
 
 /// Lanes of a vector at every level.
