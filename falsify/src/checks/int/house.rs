@@ -162,8 +162,13 @@ fn undocumented(root: &Path) -> Result<Vec<String>, Halt> {
         let words = ["rustdoc", "--quiet", "--lib", "--locked", "-p", package, "--", "-D", "missing_docs"];
         let out = cargo(root, &words)?;
         let err = String::from_utf8_lossy(&out.stderr).into_owned();
-        if !out.status.success() {
-            missing.extend(err.lines().filter(|l| l.starts_with("error")).map(|l| format!("{package}: {l}")));
+        let before = missing.len();
+        let told = err.lines().filter(|l| l.starts_with("error: missing documentation"));
+        missing.extend(told.map(|l| format!("{package}: {l}")));
+        // A crate that does not build says nothing of its documents.
+        if !out.status.success() && missing.len() == before {
+            let error = err.lines().find(|l| l.starts_with("error")).unwrap_or("cargo rustdoc fails");
+            return Err(instrument(format!("{package}: {error}")));
         }
     }
     Ok(missing)
