@@ -50,6 +50,8 @@ pub fn f_int_291(s: &Subject) -> Attempt {
     let mut t = Tally::new("cargo install --locked --path apr into an empty folder, and the apr that it put there");
     let root = s.scratch()?;
     let place = root.to_string_lossy().into_owned();
+    // `cargo install --locked` alone takes a lock file that lacks something without a word.
+    succeeds(&mut t, s.sources()?, &["tree", "--locked", "--offline", "-p", "apr-cli", "--depth", "0"])?;
     succeeds(&mut t, s.sources()?, &["install", "--locked", "--offline", "--path", "apr", "--root", &place])?;
     let apr = root.join("bin").join(format!("apr{}", std::env::consts::EXE_SUFFIX));
     t.hold(apr.is_file(), || Refutation::new("bin/apr is there", "no such file", "an executable"))?;
