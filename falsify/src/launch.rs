@@ -49,9 +49,19 @@ pub fn suite(named: Named, tiers: &[Tier]) -> Result<Suite, String> {
     let apr = apr.canonicalize().map_err(|e| format!("{}: {e}", apr.display()))?;
     let apr_sha256 = stamp::sha256_of(&apr).ok_or_else(|| format!("cannot read {}", apr.display()))?;
     let host = Host::here(&fixtures, &golden, models.as_deref(), root.as_deref());
-    let paths = Paths { apr, evil_apr: evil_apr()?, fixtures, golden, models, sources: root.clone() };
-    let subject = Subject::healthy(paths).map_err(|e| format!("no scratch folder: {e}"))?;
-    Ok(Suite { subject, host, tiers: tiers.to_vec(), apr_sha256, root })
+    let paths = Paths { apr: apr.clone(), evil_apr: evil_apr()?, fixtures, golden, models, sources: root.clone() };
+    let mut subject = Subject::healthy(paths).map_err(|e| format!("no scratch folder: {e}"))?;
+    subject.real_apr = aside(&apr, subject.scratch_root()).map_err(|e| format!("{}: {e}", apr.display()))?;
+    Ok(Suite { subject, host, tiers: tiers.to_vec(), apr_sha256, named_apr: apr, root })
+}
+
+/// A copy, so that what is watched stays what it is: some rows build, and cargo puts that in the same place.
+fn aside(apr: &Path, scratch: &Path) -> std::io::Result<PathBuf> {
+    let folder = scratch.join("watched");
+    std::fs::create_dir_all(&folder)?;
+    let copy = folder.join(apr.file_name().unwrap_or_default());
+    std::fs::copy(apr, &copy)?;
+    Ok(copy)
 }
 
 /// Builds the `apr` of this tree and says where cargo put it.

@@ -87,6 +87,8 @@ pub struct Suite {
     pub tiers: Vec<Tier>,
     /// SHA-256 of the watched binary.
     pub apr_sha256: String,
+    /// Where the watched binary was found; the subject has a copy.
+    pub named_apr: PathBuf,
     /// The source tree, if there is one: verdicts name files relative to it.
     pub root: Option<PathBuf>,
 }
@@ -157,13 +159,13 @@ impl Suite {
     /// Reports are kept: they name files relative to the tree, and scratch files by a word.
     fn portable(&self, text: &str) -> String {
         let scratch = self.subject.scratch_root().to_string_lossy();
-        let mut text = text.replace(&*scratch, "$SCRATCH");
+        let watched = self.named_apr.to_string_lossy();
+        let mut text = text.replace(&*self.subject.real_apr.to_string_lossy(), &watched).replace(&*scratch, "$SCRATCH");
         if let Some(root) = &self.root {
             text = text.replace(&format!("{}/", root.display()), "");
         }
         // A binary from elsewhere goes by its name; its hash is in the stamp.
-        let name = self.subject.real_apr.file_name().unwrap_or_default().to_string_lossy();
-        text.replace(&*self.subject.real_apr.to_string_lossy(), &name)
+        text.replace(&*watched, &self.named_apr.file_name().unwrap_or_default().to_string_lossy())
     }
 
     /// The row's check on every saboteur that the row names.

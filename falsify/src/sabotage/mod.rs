@@ -150,13 +150,17 @@ impl Saboteur {
     }
 }
 
-/// A copy of what is a source tree: no build output, no history, no models.
+/// A copy of what is a source tree, so that it builds: no build output, no history.
 fn mirror_sources(root: &Path, scratch: &Path, name: &str) -> io::Result<PathBuf> {
     let to = tempfile::Builder::new().prefix(name).tempdir_in(scratch)?.keep();
-    for file in crate::tidy::Tree::read(root).files {
-        let target = to.join(&file.path);
-        std::fs::create_dir_all(target.parent().unwrap_or(&to))?;
-        std::fs::write(target, file.text)?;
+    for path in crate::tidy::tracked(root) {
+        let (file, target) = (root.join(&path), to.join(&path));
+        // A file that is deleted and not yet committed is still listed.
+        if file.is_file() {
+            std::fs::create_dir_all(target.parent().unwrap_or(&to))?;
+            // Contents only: what is read-only in the tree is there to be changed.
+            std::fs::write(target, std::fs::read(file)?)?;
+        }
     }
     Ok(to)
 }

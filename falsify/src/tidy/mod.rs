@@ -103,20 +103,8 @@ fn finding(rule: &'static str, at: impl Into<String>, what: impl Into<String>) -
 impl Tree {
     /// Reads the tree: what git would track, or everything but build output where there is no git.
     pub fn read(root: &Path) -> Tree {
-        let git = Command::new("git")
-            .arg("-C")
-            .arg(root)
-            .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-            .output()
-            .ok()
-            .filter(|o| o.status.success());
-        let mut paths: Vec<String> = match git {
-            Some(out) => String::from_utf8_lossy(&out.stdout).lines().map(str::to_string).collect(),
-            None => walk(root, root),
-        };
-        paths.sort();
         let file = |path: String| Some(File { text: std::fs::read_to_string(root.join(&path)).ok()?, path });
-        let files = paths.into_iter().filter_map(file).collect();
+        let files = tracked(root).into_iter().filter_map(file).collect();
         Tree { root: root.to_path_buf(), files, rows: registry::rows().to_vec() }
     }
 
@@ -137,6 +125,18 @@ impl Tree {
     pub fn rust(&self, folders: &'static [&'static str]) -> impl Iterator<Item = &File> {
         self.files.iter().filter(move |f| f.is_rust_of(folders))
     }
+}
+
+/// Paths of every tracked or to-be-tracked file, text or not, relative to the root, sorted.
+pub fn tracked(root: &Path) -> Vec<String> {
+    let listed = ["ls-files", "--cached", "--others", "--exclude-standard"];
+    let git = Command::new("git").arg("-C").arg(root).args(listed).output();
+    let mut paths: Vec<String> = match git.ok().filter(|o| o.status.success()) {
+        Some(out) => String::from_utf8_lossy(&out.stdout).lines().map(str::to_string).collect(),
+        None => walk(root, root),
+    };
+    paths.sort();
+    paths
 }
 
 fn walk(root: &Path, folder: &Path) -> Vec<String> {

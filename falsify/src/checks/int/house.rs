@@ -50,6 +50,8 @@ pub fn f_int_291(s: &Subject) -> Attempt {
     let mut t = Tally::new("cargo install --locked --path apr into an empty folder, and the apr that it put there");
     let root = s.scratch()?;
     let place = root.to_string_lossy().into_owned();
+    // `cargo install --locked` alone takes a lock file that lacks something without a word.
+    succeeds(&mut t, s.sources()?, &["tree", "--locked", "--offline", "-p", "apr-cli", "--depth", "0"])?;
     succeeds(&mut t, s.sources()?, &["install", "--locked", "--offline", "--path", "apr", "--root", &place])?;
     let apr = root.join("bin").join(format!("apr{}", std::env::consts::EXE_SUFFIX));
     t.hold(apr.is_file(), || Refutation::new("bin/apr is there", "no such file", "an executable"))?;
@@ -162,8 +164,13 @@ fn undocumented(root: &Path) -> Result<Vec<String>, Halt> {
         let words = ["rustdoc", "--quiet", "--lib", "--locked", "-p", package, "--", "-D", "missing_docs"];
         let out = cargo(root, &words)?;
         let err = String::from_utf8_lossy(&out.stderr).into_owned();
-        if !out.status.success() {
-            missing.extend(err.lines().filter(|l| l.starts_with("error")).map(|l| format!("{package}: {l}")));
+        let before = missing.len();
+        let told = err.lines().filter(|l| l.starts_with("error: missing documentation"));
+        missing.extend(told.map(|l| format!("{package}: {l}")));
+        // A crate that does not build says nothing of its documents.
+        if !out.status.success() && missing.len() == before {
+            let error = err.lines().find(|l| l.starts_with("error")).unwrap_or("cargo rustdoc fails");
+            return Err(instrument(format!("{package}: {error}")));
         }
     }
     Ok(missing)

@@ -10,14 +10,16 @@ pub fn f_trace_206(s: &Subject) -> Attempt {
     let model = s.forged("full-0.5b-q4_k_m")?;
     let file = s.scratch()?.join("trace.json");
     let traced = ["--trace-output", &*file.to_string_lossy()];
-    const TOKENS: usize = 48;
+    // Enough that what a run takes to start is the smaller part of it.
+    const TOKENS: usize = 128;
     seconds_a_token(s, &model, 2, &[])?;
     let mut ratios = [0.0; 5];
     for ratio in &mut ratios {
         *ratio = seconds_a_token(s, &model, TOKENS, &traced)? / seconds_a_token(s, &model, TOKENS, &[])?;
     }
     let events = std::fs::read_to_string(&file).map_err(instrument)?.matches("TaskStateExited").count();
-    t.hold(events > TOKENS, || Refutation::new("the traced runs were traced", events.to_string(), "an event a step"))?;
+    // The last traced run, the short one, left the file: attention and FFN of each of 24 layers, once.
+    t.hold(events >= 2 * 24, || Refutation::new("the traced runs were traced", events.to_string(), "two a layer"))?;
     let (lower, upper) = quartiles(ratios);
     let seen = || format!("quartiles {lower:.2} and {upper:.2} of the time without");
     if lower < 1.5 && upper >= 1.5 {
