@@ -102,6 +102,7 @@ fn a_full_context(t: &mut Tally, s: &Subject) -> Result<(), Halt> {
     let mut ids = Ids::default();
     let turn = running("it answers", chat.say(&long, &mut ids))?.clone();
     let generation = Generation {
+        grammar: None,
         max_tokens: 12,
         sampling: Sampling::default(),
         stops: Vec::new(),
