@@ -198,6 +198,52 @@ fn a_model_that_drafts_is_counted_and_changes_nothing() {
         .stderr(predicate::str::contains("--draft"));
 }
 
+/// A name of the registry is a name wherever a model is named, and one that is nearly right is told the right one.
+#[test]
+fn a_name_of_ones_own_works_in_every_command() {
+    const MODEL: &str = "qwen2-tiny-q8_0.gguf";
+    let (home, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let shared = shared.path().to_str().unwrap();
+    let apr = |words: &[&str]| {
+        let mut c = apr();
+        c.env("APR_HOME", home.path()).args(words);
+        c
+    };
+    apr(&["tag", MODEL, "coder:v1"]).assert().success().stderr(predicate::str::contains("coder:v1 is 1 file, 4.6 MB"));
+    apr(&["tag", MODEL, "qwen2.5-coder:0.5b"]).assert().success();
+    let copy = home.path().join("copy.apr");
+    for words in [
+        &["run", "coder:v1", "What is 2+2?"][..],
+        &["run", "qwen2.5-coder:0.5b", "What is 2+2?", "--offline"],
+        &["chat", "coder:v1"],
+        &["check", "coder:v1"],
+        &["diff", "coder:v1", MODEL],
+        &["convert", "coder:v1", copy.to_str().unwrap()],
+        &["bench", "coder:v1", "--prompt", "8", "--decode", "4", "--repeat", "1"],
+        &["tag", "coder:v1", "coder:v2"],
+        &["pull", "coder:v1"],
+        &["push", "coder:v1", shared],
+        &["rm", "coder:v1"],
+        &["pull", "coder:v1", "--from", shared],
+        &["rm", "pacha://coder:v1"],
+    ] {
+        apr(words).write_stdin("What is 2+2?\n").assert().success();
+    }
+    for (words, meant) in [
+        (&["run", "coder:v1", "hi"][..], "did you mean 'coder:v2'?"),
+        (&["run", "codr:v2", "hi"], "did you mean 'coder:v2'?"),
+        (&["rm", "coder"], "did you mean 'coder:v2'?"),
+        (&["serve", "pacha://coder"], "did you mean 'pacha://coder:v2'?"),
+        (&["pull", "coder:v9", "--from", shared], "did you mean 'pacha://coder:v1'?"),
+    ] {
+        apr(words).assert().code(3).stderr(predicate::str::contains(meant));
+    }
+    apr(&["pull", "hf://a/b", "--from", shared]).assert().code(2).stderr(predicate::str::contains("registry"));
+    // A file of this name is what was meant.
+    std::fs::write(home.path().join("coder:v2"), "nothing").unwrap();
+    apr(&["run", "coder:v2", "hi"]).current_dir(home.path()).assert().code(5);
+}
+
 /// What was tuned is used, counts less than what is typed, and changes no token; what is damaged is said and done without.
 #[test]
 fn tuning_is_kept_and_changes_no_token() {

@@ -6,7 +6,7 @@
 //! org/repo:QUANT                            the same, for a GGUF file of this quantisation
 //! http(s)://host/model.gguf[#sha256=HEX]    a file
 //! pacha://name[:tag]                        a model of the registry
-//! qwen2.5-coder:0.5b                        a short name of `alias.rs`, or one that Ollama has
+//! name[:tag]                                the same, or else a short name of `alias.rs`, or one that Ollama has
 //! ```
 
 use std::fmt;
@@ -206,6 +206,14 @@ impl Tagged {
         let (name, tag) = text.split_once(':').unwrap_or((text, "latest"));
         let part = |s: &str| is_word(s) && is_file_name(s) && s.len() <= 128;
         (part(name) && part(tag)).then(|| Tagged { name: name.into(), tag: tag.into() })
+    }
+
+    /// Where only a name of a registry can stand: written with `pacha://` or without.
+    pub fn registered(text: &str) -> Result<Tagged> {
+        Tagged::parse(text.strip_prefix("pacha://").unwrap_or(text)).ok_or_else(|| {
+            Error::new(Kind::Usage, format!("{} cannot be the name of a model in a registry", quoted(text)))
+                .hint("names and tags have letters, digits, -, _ and .: coder:v1")
+        })
     }
 }
 
