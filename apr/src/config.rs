@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
-use engine::error::quoted;
+use engine::error::{quoted, quoted_path};
 use engine::{Error, Kind, Place, Result, knobs, limits, similar};
 
 use crate::args::Args;
@@ -41,7 +41,7 @@ pub fn path() -> Option<PathBuf> {
 /// The file, if there is one.
 pub fn read() -> Result<Option<Config>> {
     let Some(path) = path() else { return Ok(None) };
-    let place = |e: Error| Error { what: format!("{}: {}", quoted(&path.to_string_lossy()), e.what), ..e };
+    let place = |e: Error| Error { what: format!("{}: {}", quoted_path(&path), e.what), ..e };
     let file = match std::fs::File::open(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !knobs::config_named() => return Ok(None),
         other => other.map_err(|e| Error::from_io(&e, &path))?,
@@ -191,7 +191,7 @@ pub fn parse(words: Vec<OsString>) -> std::result::Result<Args, Refused> {
         let path = path().unwrap_or_default();
         let text = e.render().to_string();
         let line = text.lines().next().unwrap_or_default();
-        let what = format!("{}: {}", quoted(&path.to_string_lossy()), line.strip_prefix("error: ").unwrap_or(line));
+        let what = format!("{}: {}", quoted_path(&path), line.strip_prefix("error: ").unwrap_or(line));
         Refused::Config(Error::new(Kind::Usage, what).hint("apr config show lists what the file sets"))
     })
 }

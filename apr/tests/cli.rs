@@ -45,6 +45,45 @@ fn errors_are_one_line_with_a_hint() {
     insta::assert_snapshot!("error-convert-taken", convert(&["INDEX.json", "--to", "apr"]));
 }
 
+/// Of two models, of the files of one: which.
+#[test]
+fn errors_name_the_file_that_they_are_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(format!("{FIXTURES}/qwen2-tiny-q8_0.gguf")).unwrap();
+    let bad = folder.path().join("bad.gguf");
+    std::fs::write(&bad, &whole[..whole.len() / 2]).unwrap();
+    let (bad, good, out) = (bad.to_str().unwrap(), "qwen2-tiny-q8_0.gguf", folder.path().join("out.apr"));
+    let about = |words: &[&str], file: &str| {
+        let named = predicate::str::contains(file).and(predicate::str::contains("its data ends"));
+        apr().args(words).assert().code(5).stderr(named);
+    };
+    for words in [
+        &["diff", bad, good][..],
+        &["diff", good, bad],
+        &["run", bad, "hi"],
+        &["run", good, "hi", "--draft", bad],
+        &["check", bad],
+        &["convert", bad, out.to_str().unwrap()],
+    ] {
+        about(words, "bad.gguf': ");
+    }
+    let split = folder.path().join("split");
+    std::fs::create_dir(&split).unwrap();
+    for entry in std::fs::read_dir(format!("{FIXTURES}/qwen2-tiny")).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), split.join(entry.file_name())).unwrap();
+    }
+    let split = split.to_str().unwrap();
+    std::fs::write(format!("{split}/tokenizer.json"), "{}").unwrap();
+    apr().args(["run", split, "hi"]).assert().failure().stderr(predicate::str::contains("split': "));
+    let cut = std::fs::read(format!("{split}/model.safetensors")).unwrap();
+    std::fs::write(format!("{split}/model.safetensors"), &cut[..cut.len() / 2]).unwrap();
+    let named = predicate::str::contains("split/model.safetensors': ").and(predicate::str::contains("split': ").not());
+    apr().args(["run", split, "hi"]).assert().code(5).stderr(named);
+    let said = apr().args(["run", bad, "hi", "--json"]).assert().code(5);
+    let object: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    assert_eq!(object["error"]["file"], bad);
+}
+
 #[test]
 fn out_of_range_sampling_is_clamped_with_a_warning() {
     apr()

@@ -388,7 +388,7 @@ pub fn fail_short(bytes: usize, json: fn() -> bool) {
         let mut out = std::io::stdout();
         let _ = writeln!(
             out,
-            "{{\"error\":{{\"kind\":\"{kind}\",\"message\":\"{message}\",\"place\":null,\"hint\":null}},\"exit_code\":{code}}}"
+            "{{\"error\":{{\"kind\":\"{kind}\",\"message\":\"{message}\",\"file\":null,\"place\":null,\"hint\":null}},\"exit_code\":{code}}}"
         );
     }
 }
@@ -399,6 +399,7 @@ pub fn fail_json(error: &Error) {
         "error": {
             "kind": error.kind.name(),
             "message": error.what,
+            "file": error.file.as_ref().map(|f| f.to_string_lossy()),
             "place": error.at.as_ref().map(ToString::to_string),
             "hint": error.hint,
         },

@@ -21,7 +21,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use engine::error::quoted;
+use engine::error::{quoted, quoted_path};
 use engine::{Error, Kind, Result, similar};
 use serde::{Deserialize, Serialize};
 
@@ -133,8 +133,7 @@ impl Registry {
     pub fn find(&self, name: &Tagged) -> Result<Model> {
         let file = self.tag_file(name);
         if let Some(text) = read_small(&file) {
-            return Model::parse(&text)
-                .ok_or_else(|| Error::malformed(format!("{} is damaged", quoted(&file.to_string_lossy()))));
+            return Model::parse(&text).ok_or_else(|| Error::malformed(format!("{} is damaged", quoted_path(&file))));
         }
         let error = Error::new(Kind::NotFound, format!("the registry has no {}", quoted(&format!("pacha://{name}"))));
         let known = self.names();

@@ -4,13 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result, quoted};
+use crate::error::{Error, Kind, Result, quoted_path};
 use crate::file::outgoing::unwritten;
 
 /// Has `make` write a file under a temporary name beside `path`, puts it on the disk, and only then calls it `path`.
 /// Gives its size. What was made of a file that was not finished is removed.
 pub fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
-    let shown = quoted(&path.to_string_lossy());
+    let shown = quoted_path(path);
     let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
     if path.file_name().is_none() || path.is_dir() {
         return Err(Error::new(Kind::Usage, format!("{shown} is not the name of a file")));
@@ -27,7 +27,7 @@ pub fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
 pub fn folder(path: &Path, make: impl FnOnce(&mut Folder) -> Result<()>) -> Result<u64> {
     // Without a separator at the end, which is in the way of renaming.
     let path: PathBuf = path.components().collect();
-    let shown = quoted(&path.to_string_lossy());
+    let shown = quoted_path(&path);
     let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
     if path.file_name().is_none() {
         return Err(Error::new(Kind::Usage, format!("{shown} is not the name of a new folder")));
@@ -76,7 +76,7 @@ const PARTS: &[&str] = &["json", "safetensors", "jinja", "txt", "model", "md", "
 
 /// Refuses to remove a folder that may hold something else.
 fn replaceable(path: &Path) -> Result<()> {
-    let shown = quoted(&path.to_string_lossy());
+    let shown = quoted_path(path);
     let refused = |what: String| {
         Err(Error::new(Kind::Usage, what).hint("give another name, or remove it yourself if nothing in it is needed"))
     };
@@ -88,7 +88,7 @@ fn replaceable(path: &Path) -> Result<()> {
         let known = file.extension().or(file.file_name()).and_then(|e| e.to_str()).map(|e| e.trim_start_matches('.'));
         let part = entry.file_type().is_ok_and(|t| t.is_file()) && known.is_some_and(|e| PARTS.contains(&e));
         if !part {
-            let name = quoted(&entry.file_name().to_string_lossy());
+            let name = quoted_path(entry.file_name());
             return refused(format!("{shown} holds {name}, which is no part of a model"));
         }
     }
@@ -97,7 +97,7 @@ fn replaceable(path: &Path) -> Result<()> {
 
 /// A new file with what `make` writes, on the disk. Gives its size.
 fn fill(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
-    let shown = quoted(&path.to_string_lossy());
+    let shown = quoted_path(path);
     let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
     let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|e| failed(&e))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use compute::Bytes;
 
 use super::json::Document;
-use super::{Checked, Metadata, Origins, Value, at_most, inside, map, safetensors};
-use crate::error::{Error, Kind, Place, Result, quoted};
+use super::{Checked, Metadata, Origins, Value, at_most, map, safetensors};
+use crate::error::{Error, Kind, Place, Result, quoted, quoted_path};
 use crate::limits;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -61,8 +61,7 @@ pub(super) fn open_file(path: &Path, bytes: Bytes) -> Result<Checked> {
 }
 
 fn one_file(path: &Path) -> Result<Checked> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    map(path).and_then(safetensors::parse).map_err(|e| inside(e, &name))
+    map(path).and_then(safetensors::parse).map_err(|e| e.in_file(path))
 }
 
 /// Adds what the files beside the weights say.
@@ -82,7 +81,9 @@ fn describe(folder: &Path, mut checked: Checked) -> Result<Checked> {
 
 fn needed(folder: &Path, file: &str) -> Result<Document> {
     Document::read(folder, file)?.ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("file not found: {}", shown(&folder.join(file))))
+        let path = folder.join(file);
+        Error::new(Kind::NotFound, format!("file not found: {}", shown(&path)))
+            .in_file(&path)
             .hint("SafeTensors hold numbers only; config.json and tokenizer.json beside them say what they mean")
     })
 }
@@ -134,9 +135,10 @@ fn shards(folder: &Path, index: &Document) -> Result<Checked> {
     at_most(files.len() as u64, limits::SHARDS_MAX, "files of one model", index.place("weight_map"))?;
     let mut opened = Vec::new();
     for file in files {
-        let shard = map(&folder.join(file)).and_then(safetensors::parse).map_err(|e| match e.kind {
+        let path = folder.join(file);
+        let shard = map(&path).and_then(safetensors::parse).map_err(|e| match e.kind {
             Kind::NotFound => e.hint(format!("{INDEX} names it; fetch the model again")),
-            _ => inside(e, file),
+            _ => e.in_file(&path),
         })?;
         opened.push((file, shard));
     }
@@ -246,5 +248,5 @@ fn other_model(path: &Path) -> Option<String> {
 }
 
 fn shown(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
+    quoted_path(path)
 }
