@@ -283,6 +283,101 @@ fn a_name_of_ones_own_works_in_every_command() {
     apr(&["run", "coder:v2", "hi"]).current_dir(home.path()).assert().code(5);
 }
 
+/// On a terminal, if this system has `script`: what it showed.
+#[cfg(target_os = "linux")]
+fn screen(command: &str) -> String {
+    let mut c = assert_cmd::Command::new("script");
+    let apr = assert_cmd::cargo::cargo_bin!("apr").to_str().unwrap().to_string();
+    c.args(["-qec", &command.replace("apr", &apr), "/dev/null"]).current_dir(FIXTURES);
+    c.env("APR_CONFIG", "").env("APR_HOME", "no-such-home").env("TERM", "xterm");
+    c.timeout(std::time::Duration::from_secs(60));
+    String::from_utf8(c.output().unwrap().stdout).unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_said_beside_an_answer_has_lines_of_its_own() {
+    for command in [
+        "apr run qwen2-tiny-q8_0.gguf hi -c 36 --no-gpu",
+        "apr run qwen2-tiny-q8_0.gguf hi --no-gpu --trace",
+        "apr run qwen2-tiny-q8_0.gguf hi --no-gpu --trace-output /dev/full",
+    ] {
+        let shown = screen(command);
+        let stuck = ["warning:", "error:", "{"].iter().find(|word| {
+            let line = shown.lines().find(|l| l.contains(*word)).unwrap_or_default();
+            line.contains("help you")
+        });
+        assert!(shown.contains("help you") && stuck.is_none(), "{command}: {shown:?}");
+    }
+}
+
+/// A home that cannot be told or not be entered stands in nobody's way.
+#[test]
+fn a_home_is_absolute_or_none() {
+    let at = |home: Option<&str>, words: &[&str]| {
+        let mut c = apr();
+        c.env_remove("APR_CONFIG").env_remove("APR_HOME").args(words);
+        home.map(|home| c.env("HOME", home));
+        c
+    };
+    for home in [None, Some(""), Some("relative")] {
+        at(home, &["run", "qwen2-tiny-q8_0.gguf", "hi"]).assert().success();
+        at(home, &["list"]).assert().code(2).stderr(predicate::str::contains("APR_HOME"));
+        at(home, &["config", "path"]).assert().stdout(predicate::str::contains("config.toml").not());
+    }
+}
+
+#[test]
+fn a_folder_is_not_searched_past_the_models_that_lie_in_it() {
+    let both = predicate::str::contains("q8_0.gguf").and(predicate::str::contains("q4_k_m.gguf"));
+    apr().args(["run", ".", "hi"]).assert().code(3).stderr(both);
+}
+
+#[test]
+fn a_quiet_server_says_where_it_is_and_has_a_name() {
+    use std::io::BufRead;
+    apr().args(["serve", "qwen2-tiny-q8_0.gguf", "-p", "0", "--name", ""]).assert().code(2);
+    let mut server = std::process::Command::new(assert_cmd::cargo::cargo_bin!("apr"))
+        .args(["serve", "qwen2-tiny-q8_0.gguf", "-q", "-p", "0"])
+        .current_dir(FIXTURES)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(server.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    server.kill().and_then(|()| server.wait()).unwrap();
+    assert!(line.starts_with("Serving qwen2-tiny-q8_0 at http://127.0.0.1:"), "{line:?}");
+}
+
+/// A trace is replayed from any folder; where it cannot be, what is to be done is said.
+#[test]
+fn a_trace_is_replayed_anywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("t.json");
+    let trace = trace.to_str().unwrap();
+    stdout(&["run", "qwen2-tiny-q8_0.gguf", "What is 2+2?", "--no-gpu", "--trace-output", trace]);
+    let replay = |more: &[&str]| {
+        let mut c = apr();
+        c.current_dir(folder.path()).args([&["replay", trace], more].concat());
+        c
+    };
+    replay(&[]).assert().success().stdout(predicate::str::contains("every one the same"));
+    let recorded: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let edit = |edit: fn(&mut serde_json::Value)| {
+        let mut other = recorded.clone();
+        edit(&mut other);
+        std::fs::write(trace, other.to_string()).unwrap();
+    };
+    edit(|t| t["model"]["sha256"] = "0".into());
+    replay(&[]).assert().success().stderr(predicate::str::contains("SHA-256 is another"));
+    edit(|t| t["model"]["path"] = "gone.gguf".into());
+    replay(&[]).assert().code(3).stderr(predicate::str::contains("--model says where it is now"));
+    let here = format!("{FIXTURES}/qwen2-tiny-q8_0.gguf");
+    replay(&["--model", &here]).assert().success();
+    edit(|t| *t = serde_json::json!({"traceEvents": []}));
+    replay(&[]).assert().code(6).stderr(predicate::str::contains("--trace-format json"));
+}
+
 /// What was tuned is used, counts less than what is typed, and changes no token; what is damaged is said and done without.
 #[test]
 fn tuning_is_kept_and_changes_no_token() {

@@ -95,6 +95,7 @@ impl<'m> Chat<'m> {
         let ids = self.fitting(observer)?;
         observer.event(Event::Tokenized { text, ids: &ids })?;
         // What does not fit is cut as a whole, whatever part of it is in the cache.
+        let laid_out = ids.len();
         let ids = self.session.fit(&ids, 0, self.max_tokens, observer)?;
         // The last token is run again even if it is there: its output is what the answer begins with.
         let same = self.session.tokens().iter().zip(&ids).take_while(|(a, b)| a == b).count();
@@ -109,7 +110,8 @@ impl<'m> Chat<'m> {
             draft_max: self.options.draft_max,
         };
         let answer = self.session.generate(&ids[cached..], &generation, observer, &self.options.cancel)?;
-        if answer.finish == Finish::Eos && answer.tokens.is_empty() {
+        // Of a prompt without its middle nothing follows about the model.
+        if answer.finish == Finish::Eos && answer.tokens.is_empty() && ids.len() == laid_out {
             observer.event(Event::Warning(guard::ENDED_AT_ONCE))?;
         }
         Ok(Turn { answer, tokens: ids.len(), cached })

@@ -204,13 +204,13 @@ pub fn convert(
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Report> {
     let taken =
-        || Error::new(Kind::Usage, format!("{} is there already", quoted_path(&output))).hint("--force replaces it");
+        || Error::new(Kind::Usage, format!("{} is there already", quoted_path(output))).hint("--force replaces it");
     if !force && output.symlink_metadata().is_ok() {
         return Err(taken());
     }
     //= F-ST-085
     if target == Target::SafeTensors && output.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
-        let what = format!("{} is the name of a file, and SafeTensors are written as a folder", quoted_path(&output));
+        let what = format!("{} is the name of a file, and SafeTensors are written as a folder", quoted_path(output));
         return Err(Error::new(Kind::Usage, what)
             .hint("readers need config.json and tokenizer.json beside the weights; end the name in / instead"));
     }

@@ -26,8 +26,8 @@ use crate::session::{Event, Loaded, Observer};
 use crate::trace;
 
 pub use progress::{Progress, size};
-pub use serving::serving;
-pub use spinner::clear;
+pub use serving::{serving, serving_quietly};
+pub use spinner::{busy, clear};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -62,7 +62,8 @@ pub struct Terminal {
     gpu_if_present: bool,
     /// Who had the model.
     source: String,
-    wrote: bool,
+    /// The last line of the answer has no end yet.
+    open: bool,
 }
 
 impl Terminal {
@@ -78,7 +79,7 @@ impl Terminal {
             raw: false,
             gpu_if_present: false,
             source: "local file".into(),
-            wrote: false,
+            open: false,
         }
     }
 
@@ -154,15 +155,20 @@ impl Terminal {
 
     /// An answer is in the making.
     pub fn waiting(&mut self) {
-        self.wrote = false;
+        self.open = false;
         if self.level != Level::Quiet {
             spinner::show("thinking");
         }
     }
 
     /// Closes the last line of an answer, unless it brought its own end.
-    pub fn line_end(&self, text: &str) -> Result<()> {
-        if self.wrote && !text.ends_with('\n') { write_out("\n") } else { Ok(()) }
+    pub fn line_end(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.open) { write_out("\n") } else { Ok(()) }
+    }
+
+    /// On a screen, what is said beside the answer begins a line of its own.
+    fn beside(&mut self) -> Result<()> {
+        if self.screen { self.line_end() } else { Ok(()) }
     }
 
     /// The answer is complete.
@@ -192,7 +198,7 @@ impl Terminal {
                 "summary": {"warnings": warnings.len(), "errors": 0},
             }))?;
         } else {
-            self.line_end(&a.text)?;
+            self.line_end()?;
         }
         //= F-UX-040
         if self.level == Level::Verbose {
@@ -229,7 +235,7 @@ impl Observer for Terminal {
             Event::Text(text) => {
                 clear();
                 if !self.json {
-                    self.wrote = true;
+                    self.open = !text.ends_with('\n');
                     // A model may say anything, but it does not drive the screen. Files and programs get every byte.
                     match self.screen && text.contains(drives) {
                         true => write_out(&text.replace(drives, "\u{fffd}"))?,
@@ -238,6 +244,9 @@ impl Observer for Terminal {
                 }
             }
             Event::Warning(text) => {
+                if self.level != Level::Quiet {
+                    self.beside()?;
+                }
                 warn_unless(self.level == Level::Quiet, text);
             }
             Event::Sampling(sampling) if self.level == Level::Verbose => {
@@ -253,6 +262,7 @@ impl Observer for Terminal {
             // In an object the trace is a field of it.
             //= F-TRACE-191
             Event::Trace(trace) if !self.json => {
+                self.beside()?;
                 let _ = write!(std::io::stderr(), "{}", trace::text(trace));
             }
             _ => {}

@@ -54,7 +54,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ORIGIN", help_heading = "Who may ask")]
     pub cors_origin: Vec<String>,
 
-    /// Say nothing but warnings and errors
+    /// Say nothing but where it listens, warnings and errors
     #[arg(short, long)]
     pub quiet: bool,
     /// How a model may be found

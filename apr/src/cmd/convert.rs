@@ -51,7 +51,7 @@ pub fn execute(args: &ConvertArgs) -> Result<ExitCode> {
             term::note(&format!("{count} tensors: {how}"));
         }
         term::note(&format!(
-            "{} is {}: {} tensors, {} of them byte for byte",
+            "{} is written, {}: {} tensors, {} of them byte for byte as they were",
             quoted_path(&args.output),
             report.to,
             report.tensors,

@@ -15,7 +15,8 @@ use crate::interrupt;
 pub fn execute(args: &PushArgs) -> Result<ExitCode> {
     let _cancel = interrupt::watch()?;
     let name = Tagged::registered(&args.name)?;
-    let model = copy(&Registry::of(&Home::find()?), &Registry::at(&args.folder), &name)?;
+    let (from, to) = (Registry::of(&Home::find()?), Registry::at(&args.folder));
+    let model = term::busy("copying", || copy(&from, &to, &name))?;
     let (size, folder) = (term::size(model.bytes() as f64), args.folder.to_string_lossy());
     term::note(&format!("pacha://{name}, {size}, is in {}", quoted(&folder)));
     Ok(ExitCode::SUCCESS)

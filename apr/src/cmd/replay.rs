@@ -18,7 +18,10 @@ pub fn execute(args: &ReplayArgs) -> Result<ExitCode> {
     let recorded = read(&args.trace)?;
     let options = Options { threads: args.threads, cancel, ..Options::default() };
     let model = args.model.as_ref().map(|m| source::resolve(m, &args.source.access(false))).transpose()?;
-    let replay = trace::replay(&recorded, model.as_deref(), options, &mut Silent)?;
+    let replay = term::busy("running it again", || trace::replay(&recorded, model.as_deref(), options, &mut Silent))?;
+    if replay.other_model {
+        term::warn("this is not the model that was recorded: its SHA-256 is another");
+    }
     match replay.difference {
         None => {
             term::print_line(&format!("{} events, every one the same", replay.same))?;

@@ -16,7 +16,8 @@ pub fn execute(args: &TagArgs) -> Result<ExitCode> {
     let _cancel = interrupt::watch()?;
     let name = Tagged::registered(&args.name)?;
     let path = source::resolve(&args.model, &args.source.access(false))?;
-    let model = Registry::of(&Home::find()?).tag(&path, &args.model.to_string_lossy(), &name)?;
+    let registry = Registry::of(&Home::find()?);
+    let model = term::busy("hashing", || registry.tag(&path, &args.model.to_string_lossy(), &name))?;
     let files = match model.files.len() {
         1 => "1 file".to_string(),
         n => format!("{n} files"),

@@ -571,7 +571,7 @@ impl Job<'_> {
         }
         //= F-INT-289
         fs::rename(&self.part, target)
-            .map_err(|e| Error::new(Kind::Output, format!("cannot write {}: {e}", quoted_path(&target))))?;
+            .map_err(|e| Error::new(Kind::Output, format!("cannot write {}: {e}", quoted_path(target))))?;
         let _ = fs::remove_file(&self.journal);
         // A name is on the disk once its folder is. Not every system can do that.
         let _ = target.parent().map(|folder| File::open(folder).and_then(|f| f.sync_all()));

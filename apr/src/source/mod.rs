@@ -18,7 +18,7 @@ pub mod url;
 use std::path::{Path, PathBuf};
 
 use engine::error::quoted;
-use engine::{Error, Kind, Result, knobs, similar};
+use engine::{Error, Kind, Result, knobs, similar, term};
 
 use cache::Home;
 pub use kept::{Cache, Held, caches, list, remove};
@@ -83,7 +83,12 @@ pub fn pull(model: &Path, from: Option<&Path>, access: &Access) -> Result<PathBu
     if let Some(folder) = from {
         let name = Tagged::registered(&model.to_string_lossy())?;
         let registry = pacha::Registry::of(&home);
-        pacha::copy(&pacha::Registry::at(folder), &registry, &name)?;
+        let copied = || pacha::copy(&pacha::Registry::at(folder), &registry, &name);
+        if access.quiet {
+            copied()?
+        } else {
+            term::busy("copying", copied)?
+        };
         return registry.open(&name);
     }
     let source = understood(model)?;

@@ -16,7 +16,7 @@ pub fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
         return Err(Error::new(Kind::Usage, format!("{shown} is not the name of a file")));
     }
     let draft = Draft(beside(path, "part"));
-    let bytes = fill(&draft.0, make)?;
+    let bytes = fill(&draft.0, path, make)?;
     fs::rename(&draft.0, path).map_err(|e| failed(&e))?;
     settle(path);
     Ok(bytes)
@@ -38,7 +38,7 @@ pub fn folder(path: &Path, make: impl FnOnce(&mut Folder) -> Result<()>) -> Resu
     }
     let draft = Draft(beside(&path, "part"));
     fs::create_dir(&draft.0).map_err(|e| failed(&e))?;
-    let mut folder = Folder { path: draft.0.clone(), bytes: 0 };
+    let mut folder = Folder { path: draft.0.clone(), shown: path.clone(), bytes: 0 };
     make(&mut folder)?;
     settle(&draft.0.join("config.json"));
     if there {
@@ -60,13 +60,15 @@ pub fn folder(path: &Path, make: impl FnOnce(&mut Folder) -> Result<()>) -> Resu
 /// A folder in the making.
 pub struct Folder {
     path: PathBuf,
+    /// Its final name.
+    shown: PathBuf,
     bytes: u64,
 }
 
 impl Folder {
     /// Has `make` write a file in it, and puts that on the disk.
     pub fn write(&mut self, name: &str, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-        self.bytes += fill(&self.path.join(name), make)?;
+        self.bytes += fill(&self.path.join(name), &self.shown.join(name), make)?;
         Ok(())
     }
 }
@@ -95,9 +97,9 @@ fn replaceable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A new file with what `make` writes, on the disk. Gives its size.
-fn fill(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
-    let shown = quoted_path(path);
+/// A new file with what `make` writes, on the disk, which messages call by the name that it will have. Gives its size.
+fn fill(path: &Path, named: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
+    let shown = quoted_path(named);
     let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
     let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|e| failed(&e))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -148,7 +150,9 @@ mod tests {
         assert_eq!(write(&path, |out| out.write_all(b"new").map_err(|e| unwritten(&e))).unwrap(), 3);
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
-        assert!(write(dir.path(), |_| Ok(())).is_err() && write(&dir.path().join("no/where"), |_| Ok(())).is_err());
+        assert!(write(dir.path(), |_| Ok(())).is_err());
+        let nowhere = write(&dir.path().join("no/where"), |_| Ok(())).unwrap_err();
+        assert!(nowhere.what.contains("no/where'") && !nowhere.what.contains(".part"), "{nowhere}");
     }
 
     #[test]

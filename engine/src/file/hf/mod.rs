@@ -186,7 +186,17 @@ fn find(root: &Path) -> Result<PathBuf> {
         }
         match &found[..] {
             [one] => return Ok(one.clone()),
-            [] => level = folders_below(&level, &mut looked_at)?,
+            [] => {
+                let beside = models_in(root)?;
+                let below = folders_below(&level, &mut looked_at)?;
+                // What lies in the folder itself is no less meant than what lies deeper.
+                if !beside.is_empty() && !below.is_empty() {
+                    let what = format!("{} holds files that are models, and folders", shown(root));
+                    let many = beside.iter().take(8).map(|f| shown(f)).collect::<Vec<_>>().join(", ");
+                    return Err(Error::new(Kind::NotFound, what).hint(format!("give one of them: {many}")));
+                }
+                level = below;
+            }
             many => {
                 let names: Vec<String> = many.iter().take(8).map(|f| shown(f)).collect();
                 let what = format!("{} holds {} models", shown(root), many.len());
@@ -233,6 +243,12 @@ fn weights_in(folder: &Path) -> Result<Vec<String>> {
     let weights = entries(folder)?.into_iter().filter(|p| p.extension().is_some_and(|x| x == "safetensors"));
     let names = weights.filter(|p| p.is_file()).filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
     Ok(names.collect())
+}
+
+/// Files of a folder that are a model by themselves, by their names.
+fn models_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_model = |p: &PathBuf| p.extension().is_some_and(|x| x == "gguf" || x == "apr") && p.is_file();
+    Ok(entries(folder)?.into_iter().filter(is_model).collect())
 }
 
 /// What to say of a model that is there in another form.
