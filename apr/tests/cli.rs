@@ -349,6 +349,41 @@ fn a_quiet_server_says_where_it_is_and_has_a_name() {
     assert!(line.starts_with("Serving qwen2-tiny-q8_0 at http://127.0.0.1:"), "{line:?}");
 }
 
+/// Supervisors tell an end that they asked for from Ctrl+C; `nohup` means what it says.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_exit_code_says_which_signal_it_was() {
+    use std::process::{Command, Stdio};
+    let apr = assert_cmd::cargo::cargo_bin!("apr").to_str().unwrap();
+    let ended = |before: &[&str], signals: &[&str]| {
+        let words = [before, &[apr, "chat", "qwen2-tiny-q8_0.gguf", "--quiet"]].concat();
+        let mut c = Command::new(words[0]);
+        c.args(&words[1..]).current_dir(FIXTURES).env("APR_CONFIG", "");
+        // Somebody who says nothing.
+        let mut child = c.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let _silence = child.stdin.take();
+        let status = format!("/proc/{}/status", child.id());
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        // SIGTERM is the 15th bit.
+        while !std::fs::read_to_string(&status).unwrap().lines().any(|l| {
+            let mask = l.strip_prefix("SigBlk:").and_then(|m| u64::from_str_radix(m.trim(), 16).ok());
+            mask.is_some_and(|m| m >> 14 & 1 == 1)
+        }) {
+            assert!(std::time::Instant::now() < until, "signals are never watched for");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        for signal in signals {
+            assert!(Command::new("kill").args([*signal, &child.id().to_string()]).status().unwrap().success());
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        child.wait().unwrap().code()
+    };
+    assert_eq!(ended(&[], &["-TERM"]), Some(143));
+    assert_eq!(ended(&[], &["-INT"]), Some(130));
+    assert_eq!(ended(&[], &["-HUP"]), Some(143));
+    assert_eq!(ended(&["nohup"], &["-HUP", "-INT"]), Some(130), "it outlives its terminal");
+}
+
 /// A trace is replayed from any folder; where it cannot be, what is to be done is said.
 #[test]
 fn a_trace_is_replayed_anywhere() {

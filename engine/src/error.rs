@@ -50,6 +50,8 @@ pub enum Kind {
     Internal,
     /// Ctrl+C, or a server that is shutting down.
     Interrupted,
+    /// The system wanted the process to end (SIGTERM).
+    Terminated,
     /// Too many requests are waiting.
     Busy,
     /// The time that a request was given is over.
@@ -73,6 +75,7 @@ impl Kind {
         Kind::Internal,
         Kind::Interrupted,
         Kind::ReaderGone,
+        Kind::Terminated,
     ];
 
     /// The process exit code. 0 is success.
@@ -91,9 +94,10 @@ impl Kind {
             Kind::TimedOut => 11,
             // What a Rust program that panics ends with.
             Kind::Internal => 101,
-            // As shells count them: 128 and the number of the signal (SIGINT, SIGPIPE).
+            // As shells count them: 128 and the number of the signal (SIGINT, SIGPIPE, SIGTERM).
             Kind::Interrupted => 130,
             Kind::ReaderGone => 141,
+            Kind::Terminated => 143,
         }
     }
 
@@ -114,6 +118,7 @@ impl Kind {
             Kind::Internal => "internal",
             Kind::Interrupted => "interrupted",
             Kind::ReaderGone => "reader-gone",
+            Kind::Terminated => "terminated",
         }
     }
 }

@@ -366,7 +366,7 @@ fn tell(object: &serde_json::Value) -> Result<()> {
 /// on standard output. A reader that had enough and a user who pressed Ctrl+C need no message.
 pub fn fail(error: &Error, json: bool) {
     clear();
-    if !matches!(error.kind, Kind::ReaderGone | Kind::Interrupted) {
+    if !matches!(error.kind, Kind::ReaderGone | Kind::Interrupted | Kind::Terminated) {
         //= F-UX-037
         let line = |e: &Error| printable(&e.to_string(), MESSAGE_CHARS_MAX);
         let hint = error.hint.as_ref().map(|h| format!("; {HINT}{}{HINT:#}", printable(h, MESSAGE_CHARS_MAX)));
