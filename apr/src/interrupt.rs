@@ -44,13 +44,30 @@ pub fn drain(shutdown: Shutdown) -> Result<()> {
 pub fn watch_answers() -> Result<Arc<AtomicBool>> {
     let cancel = Arc::new(AtomicBool::new(true));
     let set = cancel.clone();
+    let restore = terminal_as_it_is();
     listen(move || {
         if set.swap(true, Ordering::Relaxed) || kind() == Kind::Terminated {
             term::clear();
+            restore();
             exit();
         }
     })?;
     Ok(cancel)
+}
+
+/// Puts the terminal back to how it is now: whoever edits a line has changed it.
+#[cfg(unix)]
+fn terminal_as_it_is() -> impl Fn() + Send + 'static {
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    let before = tcgetattr(std::io::stdin()).ok();
+    move || {
+        let _ = before.as_ref().map(|before| tcsetattr(std::io::stdin(), OptionalActions::Now, before));
+    }
+}
+
+#[cfg(not(unix))]
+fn terminal_as_it_is() -> impl Fn() + Send + 'static {
+    || {}
 }
 
 /// Whether it was not Ctrl+C.

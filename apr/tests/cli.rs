@@ -349,6 +349,22 @@ fn a_quiet_server_says_where_it_is_and_has_a_name() {
     assert!(line.starts_with("Serving qwen2-tiny-q8_0 at http://127.0.0.1:"), "{line:?}");
 }
 
+/// What an impatient user gets wrong, and what he is told.
+#[test]
+fn mistakes_are_told_how_to_put_them_right() {
+    const MODEL: &str = "qwen2-tiny-q8_0.gguf";
+    for (words, code, told) in [
+        (&["run", "hi", MODEL][..], 3, "apr run MODEL PROMPT"),
+        (&["run", MODEL, "hi", "--max-tokens", "-5"], 2, "a whole number from 0 on is expected"),
+        (&["run", MODEL, "hi", "--seed", "x"], 2, "a whole number from 0 on is expected"),
+        (&["serve", MODEL, "--queue", "99999999999999999999"], 2, "too large a number"),
+        (&["rm", "nothing"], 3, "apr list shows"),
+        (&["replay", MODEL], 5, "qwen2-tiny-q8_0.gguf': not a trace"),
+    ] {
+        apr().args(words).assert().code(code).stderr(predicate::str::contains(told));
+    }
+}
+
 /// Supervisors tell an end that they asked for from Ctrl+C; `nohup` means what it says.
 #[cfg(target_os = "linux")]
 #[test]

@@ -90,6 +90,11 @@ impl Terminal {
         self
     }
 
+    /// Whether it is to say nothing but answers and errors.
+    pub fn is_quiet(&self) -> bool {
+        self.level == Level::Quiet
+    }
+
     /// Says where the model came from, if that is more than a path that was typed.
     #[must_use]
     pub fn source(mut self, source: &str) -> Terminal {

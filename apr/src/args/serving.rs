@@ -19,20 +19,20 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub timeout: Duration, //= F-SERVE-240
     /// Requests that are answered at the same time
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = super::whole::<usize>)]
     pub parallel: usize,
     /// Requests that wait; one more is told to come back later
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = super::whole::<usize>)]
     pub queue: usize,
     /// The model's name for clients [default: the file's]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
     /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::whole::<usize>)]
     pub threads: Option<usize>,
     /// Positions of context [default: what the model was made for]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = super::whole::<usize>)]
     pub ctx_size: Option<usize>,
     /// Run on the GPU or fail
     #[arg(long, conflicts_with = "no_gpu")]

@@ -32,9 +32,9 @@ pub fn execute(args: &ReplayArgs) -> Result<ExitCode> {
 }
 
 fn read(path: &Path) -> Result<serde_json::Value> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     let file = File::open(path).map_err(|e| Error::from_io(&e, path))?;
-    let read = file.take(limits::TRACE_BYTES_MAX).read_to_string(&mut text);
+    let read = file.take(limits::TRACE_BYTES_MAX).read_to_end(&mut text);
     read.map_err(|e| Error::from_io(&e, path))?;
-    serde_json::from_str(&text).map_err(|e| Error::malformed(format!("the trace is not JSON: {e}")))
+    serde_json::from_slice(&text).map_err(|e| Error::malformed(format!("not a trace: {e}")).in_file(path))
 }

@@ -17,7 +17,7 @@ pub mod url;
 
 use std::path::{Path, PathBuf};
 
-use engine::error::quoted;
+use engine::error::{quoted, quoted_path};
 use engine::{Error, Kind, Result, knobs, similar, term};
 
 use cache::Home;
@@ -191,7 +191,7 @@ fn not_cached(name: &str, home: &Home) -> Error {
 
 fn not_found(path: &Path) -> Error {
     let text = path.to_string_lossy();
-    let error = Error::new(Kind::NotFound, format!("file not found: {}", quoted(&text)));
+    let error = Error::new(Kind::NotFound, format!("file not found: {}", quoted_path(path))).in_file(path);
     let own = || registry()?.like(&Tagged::parse(&text)?);
     match neighbour(path).or_else(own).or_else(|| alias::like(&text)) {
         Some(name) => error.hint(format!("did you mean {}?", quoted(&name))),

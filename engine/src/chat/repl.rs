@@ -114,7 +114,7 @@ pub fn run(config: &ChatConfig, options: &Options, mut terminal: Terminal) -> Re
         chat.drafted_by(draft)?;
     }
     let mut input = Input::open()?;
-    if matches!(input, Input::Editor(_)) {
+    if matches!(input, Input::Editor(_)) && !terminal.is_quiet() {
         term::clear();
         term::note("/help lists what can be done, /exit leaves");
     }

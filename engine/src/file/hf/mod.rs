@@ -180,7 +180,12 @@ fn find(root: &Path) -> Result<PathBuf> {
     for _ in 0..=limits::FOLDER_DEPTH_MAX {
         let mut found = Vec::new();
         for folder in &level {
-            if folder.join(INDEX).is_file() || !weights_in(folder)?.is_empty() {
+            let weights = match weights_in(folder) {
+                // What may not be looked into is not where somebody keeps a model to be used.
+                Err(_) if folder != root => continue,
+                weights => weights?,
+            };
+            if folder.join(INDEX).is_file() || !weights.is_empty() {
                 found.push(folder.clone());
             }
         }
@@ -216,7 +221,8 @@ fn folders_below(level: &[PathBuf], looked_at: &mut usize) -> Result<Vec<PathBuf
     let mut seen: BTreeSet<PathBuf> = level.iter().filter_map(|f| f.canonicalize().ok()).collect();
     let mut below = Vec::new();
     for folder in level {
-        for path in entries(folder)? {
+        // The first one has been read before.
+        for path in entries(folder).unwrap_or_default() {
             *looked_at += 1;
             if *looked_at > limits::FOLDER_ENTRIES_MAX {
                 let what = format!("more than {} files and folders to search for a model", limits::FOLDER_ENTRIES_MAX);
