@@ -358,6 +358,12 @@ fn mistakes_are_told_how_to_put_them_right() {
         (&["run", MODEL, "hi", "--max-tokens", "-5"], 2, "a whole number from 0 on is expected"),
         (&["run", MODEL, "hi", "--seed", "x"], 2, "a whole number from 0 on is expected"),
         (&["serve", MODEL, "--queue", "99999999999999999999"], 2, "too large a number"),
+        (&["serve", MODEL, "-p", "70000"], 2, "a number from 0 to 65535 is expected"),
+        (&["serve", MODEL, "-p", "0", "--parallel", "0"], 2, "1 to 1024 are possible"),
+        (&["serve", MODEL, "-p", "0", "--allow-host", "http://llm.example"], 2, "without http:// and port"),
+        (&["serve", MODEL, "-p", "0", "--allow-host", "llm.example:80"], 2, "without http:// and port"),
+        (&["serve", MODEL, "-p", "0", "--cors-origin", "app.example"], 2, "https://app.example"),
+        (&["serve", MODEL, "-p", "0", "--cors-origin", "https://app.example/"], 2, "https://app.example"),
         (&["rm", "nothing"], 3, "apr list shows"),
         (&["replay", MODEL], 5, "qwen2-tiny-q8_0.gguf': not a trace"),
     ] {

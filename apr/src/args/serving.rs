@@ -10,7 +10,7 @@ pub struct ServeArgs {
     pub model: PathBuf,
 
     /// Port to listen on; 0 takes any that is free
-    #[arg(short, long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(short, long, value_name = "PORT", default_value_t = 8080, value_parser = port)]
     pub port: u16,
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
@@ -69,4 +69,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(time) if (0.001..=86_400.0).contains(&seconds) => Ok(time),
         _ => Err("from 0.001 to 86400 seconds can be had".into()),
     }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "a number from 0 to 65535 is expected".into())
 }

@@ -360,6 +360,19 @@ fn listen(config: &ServeConfig, options: &Options) -> Result<TcpListener> {
     if options.name.as_ref().is_some_and(|name| name.trim().is_empty()) {
         return Err(flag("an empty name is none".into(), "--name").hint("leave it away and the file's name is used"));
     }
+    if options.name.as_ref().is_some_and(|name| name.contains(|c: char| c.is_control())) {
+        return Err(flag("a name with control characters is none".into(), "--name"));
+    }
+    // One that can match nothing would be found out by who stands before a closed door.
+    if let Some(host) = options.allow_hosts.iter().find(|h| !door::is_host(h)) {
+        return Err(flag(format!("{} is not the name of a host", quoted(host)), "--allow-host")
+            .hint("the name alone, without http:// and port: llm.example"));
+    }
+    if let Some(origin) = options.cors_origins.iter().find(|o| !door::is_origin(o)) {
+        return Err(flag(format!("{} is not the origin of a page", quoted(origin)), "--cors-origin")
+            .hint("as browsers send it: https://app.example, http://localhost:3000, or * for every page"));
+    }
+    options.plan.check()?;
     let addresses = (host, port).to_socket_addrs();
     let address = addresses.ok().and_then(|mut a| a.next());
     let address = address.ok_or_else(|| flag(format!("{} is no address of this machine", quoted(host)), "--host"))?;
