@@ -277,6 +277,8 @@ fn a_name_of_ones_own_works_in_every_command() {
     ] {
         apr(words).assert().code(3).stderr(predicate::str::contains(meant));
     }
+    let nowhere = apr(&["pull", "x", "--from", "no-such-folder"]).assert().code(3);
+    nowhere.stderr(predicate::str::contains("'no-such-folder' has no 'pacha://x:latest'; it is empty; apr push"));
     apr(&["pull", "hf://a/b", "--from", shared]).assert().code(2).stderr(predicate::str::contains("registry"));
     // A file of this name is what was meant.
     std::fs::write(home.path().join("coder:v2"), "nothing").unwrap();

@@ -135,11 +135,15 @@ impl Registry {
         if let Some(text) = read_small(&file) {
             return Model::parse(&text).ok_or_else(|| Error::malformed(format!("{} is damaged", quoted_path(&file))));
         }
-        let error = Error::new(Kind::NotFound, format!("the registry has no {}", quoted(&format!("pacha://{name}"))));
+        let (place, empty) = match &self.home {
+            Some(_) => ("the registry".to_string(), "it is empty; apr tag MODEL NAME adds one"),
+            None => (format!("the registry in {}", quoted_path(&self.root)), "it is empty; apr push NAME DIR adds one"),
+        };
+        let error = Error::new(Kind::NotFound, format!("{place} has no {}", quoted(&format!("pacha://{name}"))));
         let known = self.names();
         Err(match self.like(name) {
             Some(near) => error.hint(format!("did you mean {}?", quoted(&format!("pacha://{near}")))),
-            None if known.is_empty() => error.hint("it is empty; apr tag MODEL NAME adds one"),
+            None if known.is_empty() => error.hint(empty),
             None => error.hint(format!("it has {}", known.join(", "))),
         })
     }

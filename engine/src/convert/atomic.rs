@@ -15,6 +15,10 @@ pub fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
     if path.file_name().is_none() || path.is_dir() {
         return Err(Error::new(Kind::Usage, format!("{shown} is not the name of a file")));
     }
+    // A rename would put a file in the place of a device or pipe, for everybody.
+    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Err(Error::new(Kind::Usage, format!("{shown} is a device or a pipe, and a model is a file")));
+    }
     let draft = Draft(beside(path, "part"));
     let bytes = fill(&draft.0, path, make)?;
     fs::rename(&draft.0, path).map_err(|e| failed(&e))?;
@@ -151,6 +155,17 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
         assert!(write(dir.path(), |_| Ok(())).is_err());
+        #[cfg(unix)]
+        {
+            let pipe = dir.path().join("pipe");
+            let _listener = std::os::unix::net::UnixListener::bind(&pipe).unwrap();
+            let link = dir.path().join("link");
+            std::os::unix::fs::symlink(&pipe, &link).unwrap();
+            for special in [&pipe, &link] {
+                assert_eq!(write(special, |_| Ok(())).unwrap_err().kind, Kind::Usage);
+                assert!(!fs::metadata(special).unwrap().is_file(), "it is what it was");
+            }
+        }
         let nowhere = write(&dir.path().join("no/where"), |_| Ok(())).unwrap_err();
         assert!(nowhere.what.contains("no/where'") && !nowhere.what.contains(".part"), "{nowhere}");
     }
