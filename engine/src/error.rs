@@ -244,17 +244,16 @@ pub fn quoted(s: &str) -> String {
     format!("'{}'", printable(s, limits::QUOTED_CHARS_MAX))
 }
 
-/// A path for a message. Of a long one the end is kept: that is where the name stands.
+/// A path for a message. Of a long one both ends are kept: where it begins, and the name.
 pub fn quoted_path(path: impl AsRef<Path>) -> String {
     let text = path.as_ref().to_string_lossy();
-    match text.char_indices().nth_back(limits::QUOTED_CHARS_MAX - 1) {
-        Some((at, _)) if at > 0 => quoted_whole(&format!("…{}", &text[at..])),
-        _ => quoted_whole(&text),
-    }
-}
-
-fn quoted_whole(s: &str) -> String {
-    format!("'{}'", printable(s, usize::MAX))
+    let from = text.char_indices().nth(limits::QUOTED_CHARS_MAX);
+    let to = text.char_indices().nth_back(limits::QUOTED_CHARS_MAX - 1);
+    let shown = match (from, to) {
+        (Some((from, _)), Some((to, _))) if from < to => format!("{}…{}", &text[..from], &text[to..]).into(),
+        _ => text,
+    };
+    format!("'{}'", printable(&shown, usize::MAX))
 }
 
 /// One line of at most `most` characters: control, escape and bidi characters are escaped, so that nothing that comes
@@ -298,10 +297,10 @@ mod tests {
         assert_eq!(quoted("a\u{1b}[31mb\u{202e}"), "'a\\u{1b}[31mb\\u{202e}'");
         assert!(quoted(&"x".repeat(1000)).chars().count() < 90);
         let long = quoted_path(format!("/{}/\u{7}model.gguf", "ä".repeat(1000)));
-        assert!(
-            long.chars().count() < 100 && long.starts_with("'…ä") && long.ends_with("ä/\\u{7}model.gguf'"),
-            "{long}"
-        );
+        assert!(long.chars().count() < 200 && long.starts_with("'/ää") && long.contains('…'), "{long}");
+        assert!(long.ends_with("ä/\\u{7}model.gguf'"), "{long}");
+        let whole = "x".repeat(2 * limits::QUOTED_CHARS_MAX);
+        assert_eq!(quoted_path(&whole), format!("'{whole}'"));
         assert_eq!(quoted_path("a/b"), "'a/b'");
     }
 
