@@ -256,6 +256,9 @@ pub struct ReplayArgs {
     /// Run it on this model instead of the one the trace names
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// One JSON object instead of text, on failure too
+    #[arg(long)]
+    pub json: bool,
     /// How a model may be found
     #[command(flatten)]
     pub source: SourceArgs,

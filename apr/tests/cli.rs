@@ -429,6 +429,13 @@ fn a_trace_is_replayed_anywhere() {
     };
     edit(|t| t["model"]["sha256"] = "0".into());
     replay(&[]).assert().success().stderr(predicate::str::contains("SHA-256 is another"));
+    let said = replay(&["--json"]).assert().success();
+    let object: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    assert_eq!((&object["difference"], &object["other_model"]), (&serde_json::Value::Null, &true.into()));
+    edit(|t| t["events"][3]["name"] = "other".into());
+    let said = replay(&["--json"]).assert().code(1);
+    let object: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    assert!(object["same_events"] == 3 && object["difference"].as_str().unwrap().contains("event 4"), "{object}");
     edit(|t| t["model"]["path"] = "gone.gguf".into());
     replay(&[]).assert().code(3).stderr(predicate::str::contains("--model says where it is now"));
     let here = format!("{FIXTURES}/qwen2-tiny-q8_0.gguf");

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use apr_cli::source;
 use engine::api::Silent;
 use engine::{Error, Kind, Options, Result, limits, term, trace};
+use serde_json::json;
 
 use crate::args::ReplayArgs;
 use crate::interrupt;
@@ -22,7 +23,15 @@ pub fn execute(args: &ReplayArgs) -> Result<ExitCode> {
     if replay.other_model {
         term::warn("this is not the model that was recorded: its SHA-256 is another");
     }
+    let parted = ExitCode::from(Kind::Inference.exit_code());
     match replay.difference {
+        difference if args.json => {
+            let code = if difference.is_none() { ExitCode::SUCCESS } else { parted };
+            let object =
+                json!({"same_events": replay.same, "difference": difference, "other_model": replay.other_model});
+            term::say("", Some(&object))?;
+            Ok(code)
+        }
         None => {
             term::print_line(&format!("{} events, every one the same", replay.same))?;
             Ok(ExitCode::SUCCESS)
