@@ -1,6 +1,6 @@
 //! Matrix products: how many threads have which rows of which matrices.
 
-use super::super::kernels::{self as k, Argument};
+use super::super::kernels::{self as k, Argument, PRODUCT_SHARED};
 use super::super::storage::{PANEL, STEP};
 use super::CudaRunner;
 use crate::cpu::tile::{RUN, TILE_ROWS};
@@ -18,6 +18,12 @@ const WARPS_NORM: usize = 6;
 const WARP: usize = 32;
 /// Blocks of threads of `product_one` for each multiprocessor, where there are enough tiles.
 const BLOCKS_EACH: usize = 2;
+/// Of `product_few`: panels of columns and warps at most of a block of threads. Of `product_many`: panels, and warps, each
+/// with a tile.
+const FEW_PANELS: usize = 2;
+const FEW_WARPS: usize = 12;
+const MANY_PANELS: usize = 4;
+const MANY_TILES: usize = 8;
 /// Bytes of what is known of a block of activations.
 const ACT_META: usize = 16;
 
@@ -81,15 +87,12 @@ impl CudaRunner {
             None => (&ks.product_one, WARPS),
         };
         // More places for weights keep memory busy longer; fewer let the next kernel's blocks bring theirs. By what was
-        // fastest: a block of a gate takes a quarter, one of which a multiprocessor has two a little less than half.
+        // fastest on an H100: of the 160 KB there a gate's takes 60, one of two on a multiprocessor 100, a lone one 140.
         let all = kernel.shared as usize;
-        let wanted = match () {
-            () if after.is_some() => all * 3 / 8,
-            () if tiles.div_ceil(run) > processors => all * 5 / 8,
-            () => all * 7 / 8,
-        };
+        let two_each = tiles.div_ceil(run) > processors;
+        let eighths = if after.is_some() { 3 } else { 7 - 2 * usize::from(two_each) };
         let work = Work { steps, tiles: run, run_bytes, norm: before.x != 0 };
-        let shape = work.shape(warps, wanted, all).filter(|_| columns == 1);
+        let shape = work.shape(warps, all * eighths / 8, all).filter(|_| columns == 1);
         //= F-GPU-130
         let p = k::Product {
             parts,
@@ -109,9 +112,19 @@ impl CudaRunner {
                 self.launch(kernel, [blocks, 1], s.threads, s.shared, &[p.bytes(), shape.bytes()])
             }
             None => {
-                let tiles_i = tiles as i32;
-                let grid = [tiles.div_ceil(4), columns.div_ceil(4 * PANEL)];
-                self.launch(&ks.product_many, grid, 128, 0, &[p.bytes(), tiles_i.bytes()])
+                let rows = parts[..count].iter().map(|p| p.rows as usize);
+                let many =
+                    [rows.map(|r| r.div_ceil(TILE_ROWS * MANY_TILES)).sum(), columns.div_ceil(MANY_PANELS * PANEL)];
+                let runs = steps.div_ceil(RUN_STEPS);
+                let shared = 4 * runs * FEW_PANELS * PANEL * TILE_ROWS;
+                // Where there would be too few blocks of threads, warps share the runs of a tile.
+                if many[0] * many[1] < processors && shared <= PRODUCT_SHARED as usize {
+                    let warps = runs.div_ceil(runs.div_ceil(FEW_WARPS));
+                    let grid = [tiles, columns.div_ceil(FEW_PANELS * PANEL)];
+                    return self.launch(&ks.product_few, grid, 32 * warps, shared, &[p.bytes()]);
+                }
+                let shared = 2 * MANY_PANELS * RUN_STEPS * (PANEL * STEP + PANEL / 2 * ACT_META);
+                self.launch(&ks.product_many, many, 32 * MANY_TILES, shared, &[p.bytes()])
             }
         }
     }
