@@ -29,10 +29,9 @@
 //!
 //! Tried on one H100 and dropped: asking for later weights by bulk prefetches into the second level cache (7 % slower: a
 //! kernel seems not to end before they do); tensor cores for a single row with one warp adding up (11 us a kernel);
-//! weights in registers (loads are as far ahead, but the code is straight and long: 28 us a layer without attention, now
-//! under 24); running a product once for nothing before its inputs are there, so that its instructions are (2 to 6 % slower; for
-//! attention 4 % faster, and kept); all of a gate's weights in shared memory at once (no faster: the
-//! next kernel finds no room).
+//! weights in registers (as far ahead, but the code is long and straight: 28 us a layer without attention, now 23);
+//! running a product once for nothing before its inputs are there, so that its instructions are (3 % slower; attention
+//! does it, 4 % faster for all); a whole gate's weights in shared memory (no faster: the next kernel finds no room).
 
 pub mod driver;
 mod images;
