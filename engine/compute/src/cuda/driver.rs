@@ -105,6 +105,8 @@ pub struct Device {
     pub driver: i32,
     /// Streaming multiprocessors.
     pub processors: u32,
+    /// Bytes of shared memory that a block of threads may have.
+    shared: u32,
     /// Kernels may start before the one before them has ended (they wait by themselves).
     programmatic: bool,
     device: sys::CUdevice,
@@ -172,6 +174,7 @@ impl Device {
                 capability,
                 driver,
                 processors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+                shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
                 programmatic: capability >= 90 && driver >= PROGRAMMATIC_DRIVER,
                 device,
                 context: std::ptr::null_mut(),
@@ -484,6 +487,8 @@ unsafe impl Sync for Module {}
 /// One kernel of a [`Module`], which its owner keeps.
 pub struct Kernel {
     name: &'static str,
+    /// Bytes of dynamic shared memory that it may be launched with.
+    pub shared: u32,
     function: sys::CUfunction,
 }
 
@@ -501,19 +506,23 @@ impl Module {
         Ok(Module { module, device: device.clone() })
     }
 
-    /// A kernel, with leave to use `shared` bytes of dynamic shared memory.
+    /// A kernel, with leave to use `shared` bytes of dynamic shared memory, or as many as the device has.
     pub fn kernel(&self, name: &'static str, shared: u32) -> Result<Kernel> {
         let mut function = std::ptr::null_mut();
         let c_name = CString::new(name).map_err(|_| Error::Device(format!("{name} is no name")))?;
         // SAFETY: the module is loaded; a local to fill.
         unsafe {
             checked(sys::cuModuleGetFunction(&mut function, self.module, c_name.as_ptr()), name)?;
+            let mut own = 0;
+            let fixed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+            checked(sys::cuFuncGetAttribute(&mut own, fixed, function), name)?;
+            let shared = shared.min(self.device.shared.saturating_sub(own as u32));
             if shared > 48 << 10 {
                 let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                 checked(sys::cuFuncSetAttribute(function, most, shared as i32), name)?;
             }
+            Ok(Kernel { name, shared, function })
         }
-        Ok(Kernel { name, function })
     }
 }
 

@@ -10,6 +10,9 @@ use crate::error::Result;
 pub(super) const NORM_SHARED: u32 = 62 << 10;
 pub(super) const PRODUCT_SHARED: u32 = 62 << 10;
 pub(super) const ATTEND_SHARED: u32 = 62 << 10;
+/// And as much of it as there is, up to a limit: products and the attention of one row are laid out by it.
+pub(super) const ONE_SHARED: u32 = 160 << 10;
+pub(super) const ATTEND_ONE_SHARED: u32 = 64 << 10;
 
 macro_rules! kernels {
     ($($name:ident $shared:expr),* $(,)?) => {
@@ -31,8 +34,8 @@ macro_rules! kernels {
 }
 
 kernels! {
-    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_one 0, attend_few 0, attend_many 0,
-    attend_tiles ATTEND_SHARED, product_one PRODUCT_SHARED, product_gated PRODUCT_SHARED, product_few PRODUCT_SHARED,
+    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_one ATTEND_ONE_SHARED, attend_few 0,
+    attend_many 0, attend_tiles ATTEND_SHARED, product_one ONE_SHARED, product_gated ONE_SHARED, product_few PRODUCT_SHARED,
     product_many PRODUCT_SHARED, float_one 0, float_many 0, stats 0, stats_merge 0,
 }
 
@@ -97,15 +100,17 @@ arguments! {
         sums: u64, tops: u64, arrived: u64, stride: i32, unused: i32,
     }
     /// One matrix of a product.
-    Part [48] { weights: u64, bias: u64, out: u64, add: u64, rows: i32, kind: i32, first_tile: i32, unused: i32 }
+    Part [48] { weights: u64, bias: u64, out: u64, add: u64, rows: i32, kind: i32, first_tile: i32, run_bytes: i32 }
     /// A norm that a product does itself; no address: none.
     Before [24] { x: u64, weight: u64, eps: f32, unused: i32 }
     /// The activation of a gate.
     After [40] { dst: u64, acts: Acts, op: i32, unused: i32 }
     /// `product_one`, `product_gated`, `product_few`, `product_many`.
     Product [296] {
-        parts: Parts, count: i32, steps: i32, columns: i32, run: i32, acts: Acts, before: Before, after: After,
+        parts: Parts, count: i32, steps: i32, columns: i32, unused: i32, acts: Acts, before: Before, after: After,
     }
+    /// How blocks of threads of `product_one` and `product_gated` divide their work.
+    Shape [16] { tiles: i32, run: i32, warps: i32, depth: i32 }
     /// `float_one`, `float_many`.
     FloatProduct [216] { parts: Parts, count: i32, cols: i32, columns: i32, unused: i32, x: u64 }
     /// What `stats_merge` gives for a row of logits.

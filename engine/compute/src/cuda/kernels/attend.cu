@@ -239,16 +239,20 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_many(const __grid_co
     attend<16>(p, in);
 }
 
-// Blocks of the cache that `attend_one` takes at once.
+// Blocks of the cache that `attend_one` takes at once, and positions that are read ahead of their sum.
 #define PAIR 2
+#define AHEAD 16
 
-// One row: rotations, cache append and attention in one kernel. What earlier steps left in the cache is read before the
-// inputs of this one are there. A thread of the first two warps has two neighbouring positions, later two neighbouring
-// elements of the output: N of a head.
+// One row: rotations, cache append and attention in one kernel. Keys and values that earlier steps left in the cache are
+// on their way to shared memory before the inputs of this one are there, where then this position's are put beside them.
+// A thread of the first two warps has two neighbouring positions, later two neighbouring elements of the output: N of a
+// head. Dynamic shared memory: keys and values of the blocks. Loops are kept short: see `one` in product.cu.
 template <int N> DEVICE void attend_alone(const Attend& p, const Rope& r, const Inputs& in) {
+    extern __shared__ __align__(16) u16 cached[];
     __shared__ __align__(16) float q[N], probability[PAIR * KV_BLOCK], part[PAIR][N];
     __shared__ __align__(16) u16 new_k[N], new_v[N];
     __shared__ float tops[PAIR], block_sum[PAIR];
+    __shared__ u64 barriers[2 * PAIR];
     __shared__ int is_last;
     const int tid = threadIdx.x, lane = tid & 31, warp = tid / 32, head = blockIdx.y;
     const u64* table = in.tables + in.rows[0].table;
@@ -257,26 +261,21 @@ template <int N> DEVICE void attend_alone(const Attend& p, const Rope& r, const 
     const int sharing = p.heads / p.kv_heads, kv_head = head / sharing;
     const u64 k_at = p.layer_at + (u64)kv_head * N * KV_BLOCK, v_at = p.layer_at + (u64)(p.kv_heads + kv_head) * N * KV_BLOCK;
     const Groups groups(from, to, blockIdx.x, p.splits);
-    const int last = groups.end * (GROUP / PAIR);
+    const int blocks = (to + KV_BLOCK - 1) / KV_BLOCK, ahead = (groups.end * GROUP < blocks ? groups.end * GROUP : blocks);
+    const int last = (ahead + PAIR - 1) / PAIR;
     auto there = [&](int block) { return block * KV_BLOCK < to && (block + 1) * KV_BLOCK > from; };
-    // The elements of every position of a block that this thread sums up.
-    const int d = 2 * (tid % KV_BLOCK), mixed = tid / KV_BLOCK;
-    u32 k[N], v[KV_BLOCK];
+    u16 *keys = cached, *values = cached + PAIR * N * KV_BLOCK;
+    // Warps 0 and 1 bring the keys of two blocks, 2 and 3 the values.
     auto load = [&](int pair) {
-        if (warp < PAIR && there(pair * PAIR + warp)) {
-            const u32* at = (const u32*)((const u16*)table[pair * PAIR + warp] + k_at) + lane;
-#pragma unroll
-            for (int i = 0; i < N; i++) asm volatile("ld.global.u32 %0, [%1];" : "=r"(k[i]) : "l"(at + i * (KV_BLOCK / 2)));
-        }
-        if (d < N && there(pair * PAIR + mixed)) {
-            const u16* at = (const u16*)table[pair * PAIR + mixed] + v_at + d;
-#pragma unroll
-            for (int j = 0; j < KV_BLOCK; j++) asm volatile("ld.global.u32 %0, [%1];" : "=r"(v[j]) : "l"(at + j * N));
-        }
+        const int block = pair * PAIR + warp % PAIR;
+        if (!there(block)) return;
+        const u16* at = (const u16*)table[block] + (warp < PAIR ? k_at : v_at);
+        bring((u8*)(cached + warp * N * KV_BLOCK), (const u8*)at, N * KV_BLOCK * 2, barriers + warp);
     };
-    int pair = groups.begin * (GROUP / PAIR);
-    let_next_start();
+    int pair = groups.begin * (GROUP / PAIR), phase = 0;
+    prepare(barriers + warp);
     if (pair < last) load(pair);
+    let_next_start();
     // What is read later comes at least from the second level cache.
     for (int block = (pair + 1) * PAIR; block < last * PAIR && tid < N; block++) {
         if (!there(block)) continue;
@@ -290,52 +289,70 @@ template <int N> DEVICE void attend_alone(const Attend& p, const Rope& r, const 
         if (tid < r.pairs_q) turn_q[i] = r.turns_q[(position * r.pairs_q + tid) * 2 + i];
         if (tid < r.pairs_k) turn_k[i] = r.turns_k[(position * r.pairs_k + tid) * 2 + i];
     }
-    wait_for_inputs();
-    const float *my_q = p.q + head * N, *my_k = r.k + kv_head * N, *my_v = r.v + kv_head * N;
-    // Pairs turn; what is not part of one stays.
-    if (tid < r.pairs_q) {
-        const int a = r.interleaved_q ? 2 * tid : tid, b = r.interleaved_q ? 2 * tid + 1 : tid + r.pairs_q;
-        const float x = my_q[a], y = my_q[b];
-        q[a] = x * turn_q[0] - y * turn_q[1];
-        q[b] = x * turn_q[1] + y * turn_q[0];
-    }
-    if (tid < r.pairs_k) {
-        const int a = r.interleaved_k ? 2 * tid : tid, b = r.interleaved_k ? 2 * tid + 1 : tid + r.pairs_k;
-        const float x = my_k[a], y = my_k[b];
-        new_k[a] = float_to_half(x * turn_k[0] - y * turn_k[1]);
-        new_k[b] = float_to_half(x * turn_k[1] + y * turn_k[0]);
-    }
-    if (tid < N) {
-        if (tid >= 2 * r.pairs_q) q[tid] = my_q[tid];
-        if (tid >= 2 * r.pairs_k) new_k[tid] = float_to_half(my_k[tid]);
-        new_v[tid] = float_to_half(my_v[tid]);
-    }
-    __syncthreads();
-    if (head % sharing == 0 && blockIdx.x == 0 && tid < N) {
-        u16* block = (u16*)table[newest / KV_BLOCK];
-        block[k_at + (u64)tid * KV_BLOCK + newest % KV_BLOCK] = new_k[tid];
-        block[v_at + (u64)(newest % KV_BLOCK) * N + tid] = new_v[tid];
-    }
+    // The elements of every position of a block that this thread sums up.
+    const int d = 2 * (tid % KV_BLOCK), mixed = tid / KV_BLOCK;
     Running all = Running::empty(), sums = Running::empty();
-    for (; pair < last; pair++) {
-        if (warp < PAIR && there(pair * PAIR + warp)) {
-            const int begin = (pair * PAIR + warp) * KV_BLOCK, mine = begin + 2 * lane;
-            if (newest - begin < KV_BLOCK) { // the newest position is not in the cache yet
-#pragma unroll
-                for (int i = 0; i < N; i++) {
-                    if (mine == newest) k[i] = (k[i] & 0xffff0000u) | new_k[i];
-                    if (mine + 1 == newest) k[i] = (k[i] & 0xffffu) | (u32)new_k[i] << 16;
-                }
+    const float *my_q = p.q + head * N, *my_k = r.k + kv_head * N, *my_v = r.v + kv_head * N;
+    auto inputs = [&]() {
+        wait_for_inputs();
+        // Pairs turn; what is not part of one stays.
+        if (tid < r.pairs_q) {
+            const int a = r.interleaved_q ? 2 * tid : tid, b = r.interleaved_q ? 2 * tid + 1 : tid + r.pairs_q;
+            const float x = __ldcg(my_q + a), y = __ldcg(my_q + b);
+            q[a] = x * turn_q[0] - y * turn_q[1];
+            q[b] = x * turn_q[1] + y * turn_q[0];
+        }
+        if (tid < r.pairs_k) {
+            const int a = r.interleaved_k ? 2 * tid : tid, b = r.interleaved_k ? 2 * tid + 1 : tid + r.pairs_k;
+            const float x = __ldcg(my_k + a), y = __ldcg(my_k + b);
+            new_k[a] = float_to_half(x * turn_k[0] - y * turn_k[1]);
+            new_k[b] = float_to_half(x * turn_k[1] + y * turn_k[0]);
+        }
+        if (tid < N) {
+            if (tid >= 2 * r.pairs_q) q[tid] = __ldcg(my_q + tid);
+            if (tid >= 2 * r.pairs_k) new_k[tid] = float_to_half(__ldcg(my_k + tid));
+            new_v[tid] = float_to_half(__ldcg(my_v + tid));
+        }
+        __syncthreads();
+        if (head % sharing == 0 && blockIdx.x == 0 && tid < N) {
+            u16* block = (u16*)table[newest / KV_BLOCK];
+            block[k_at + (u64)tid * KV_BLOCK + newest % KV_BLOCK] = new_k[tid];
+            block[v_at + (u64)(newest % KV_BLOCK) * N + tid] = new_v[tid];
+        }
+    };
+    // The first turn is for nothing, before the inputs are there, with whatever is in shared memory: instructions that are
+    // not in the multiprocessor's cache cost as much as the sums.
+    bool real = false;
+    if (pair >= last) wait_for_inputs();
+#pragma unroll 1
+    for (; pair < last; pair += real, real = true) {
+        if (real && pair == groups.begin * (GROUP / PAIR)) inputs();
+        if (real && there(pair * PAIR + warp % PAIR)) {
+            arrived(barriers + warp, phase);
+            phase ^= 1;
+        }
+        __syncthreads();
+        if (real && newest / KV_BLOCK / PAIR == pair) { // the newest position is not in the cache yet
+            const int block = newest / KV_BLOCK % PAIR, slot = newest % KV_BLOCK;
+            if (tid < N) {
+                keys[(block * N + tid) * KV_BLOCK + slot] = new_k[tid];
+                values[(block * KV_BLOCK + slot) * N + tid] = new_v[tid];
             }
+            __syncthreads();
+        }
+        if (warp < PAIR && there(pair * PAIR + warp)) {
+            const int mine = (pair * PAIR + warp) * KV_BLOCK + 2 * lane;
+            const u32* k = (const u32*)(keys + warp * N * KV_BLOCK) + lane;
             float s[2] = {0.0f, 0.0f};
-#pragma unroll
+#pragma unroll 4
             for (int i = 0; i < N; i += 4) {
                 const float4 four = *(const float4*)(q + i);
                 const float by[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
                 for (int c = 0; c < 4; c++) {
-                    s[0] = fmaf(by[c], half_to_float((u16)k[i + c]), s[0]);
-                    s[1] = fmaf(by[c], half_to_float((u16)(k[i + c] >> 16)), s[1]);
+                    const u32 two = k[(i + c) * (KV_BLOCK / 2)];
+                    s[0] = fmaf(by[c], half_to_float((u16)two), s[0]);
+                    s[1] = fmaf(by[c], half_to_float((u16)(two >> 16)), s[1]);
                 }
             }
             float top = -INFINITE;
@@ -358,33 +375,38 @@ template <int N> DEVICE void attend_alone(const Attend& p, const Rope& r, const 
             if (lane == 0) tops[warp] = top, block_sum[warp] = sum;
         }
         __syncthreads();
+        if (real && warp < PAIR && pair + 1 < last) load(pair + 1);
         if (d < N && there(pair * PAIR + mixed)) {
-            const int begin = (pair * PAIR + mixed) * KV_BLOCK, slot = newest - begin;
+            const int begin = (pair * PAIR + mixed) * KV_BLOCK;
             const int j0 = from > begin ? from - begin : 0, j1 = to - begin < KV_BLOCK ? to - begin : KV_BLOCK;
-            const u32 fresh = *(const u32*)(new_v + d);
             float out[2] = {0.0f, 0.0f};
+#pragma unroll 1
+            for (int j = j0 / AHEAD * AHEAD; j < j1; j += AHEAD) {
+                const u16* v = values + (mixed * KV_BLOCK + j) * N + d;
+                const float* by = probability + mixed * KV_BLOCK + j;
 #pragma unroll
-            for (int j = 0; j < KV_BLOCK; j++) {
-                if (j < j0 || j >= j1) continue;
-                const u32 value = j == slot ? fresh : v[j];
-                const float by = probability[mixed * KV_BLOCK + j];
-                out[0] = fmaf(by, half_to_float((u16)value), out[0]);
-                out[1] = fmaf(by, half_to_float((u16)(value >> 16)), out[1]);
+                for (int i = 0; i < AHEAD; i++) {
+                    const u32 value = *(const u32*)(v + i * N);
+                    if (j + i < j0 || j + i >= j1) continue;
+                    out[0] = fmaf(by[i], half_to_float((u16)value), out[0]);
+                    out[1] = fmaf(by[i], half_to_float((u16)(value >> 16)), out[1]);
+                }
             }
             part[mixed][d] = out[0];
             part[mixed][d + 1] = out[1];
         }
-        if (pair + 1 < last) load(pair + 1);
         __syncthreads();
+        if (real && warp >= PAIR && pair + 1 < last) load(pair + 1);
+#pragma unroll 1
         for (int b = 0; b < PAIR && tid < N; b++) {
             if (there(pair * PAIR + b)) sums.take(tops[b], block_sum[b], part[b][tid]);
         }
-        if (pair % (GROUP / PAIR) == GROUP / PAIR - 1) {
+        if (pair % (GROUP / PAIR) == GROUP / PAIR - 1 || pair + 1 == last) {
             const int group = pair / (GROUP / PAIR);
-            if (tid < N) give(p, all, sums, (size_t)head * p.stride + group - groups.first, N);
+            if (tid < N && (real || p.splits == 1)) give(p, all, sums, (size_t)head * p.stride + group - groups.first, N);
             sums = Running::empty();
         }
-        __syncthreads();
+        if (!real) all = sums = Running::empty();
     }
     if (p.splits > 1 && !put_together(p, all, head, N, groups.count, &is_last)) return;
     if (tid < N) {

@@ -30,6 +30,56 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
+// Bytes on their way into a warp's place in shared memory: `prepare` its barrier once, `bring` what is to be there
+// (whole sixteens, by the whole warp, which has read what was there), and wait until it has `arrived`, the first time
+// in phase 0, then 1, 0, 1.
+__device__ __forceinline__ void prepare(u64* barrier) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x % 32 == 0) {
+        const u32 at = (u32)__cvta_generic_to_shared(barrier);
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(at) : "memory");
+    }
+    __syncwarp();
+#endif
+}
+
+__device__ __forceinline__ void bring(u8* to, const u8* from, int bytes, u64* barrier) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x % 32 == 0) {
+        const u32 at = (u32)__cvta_generic_to_shared(barrier), place = (u32)__cvta_generic_to_shared(to);
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(place),
+                     "l"(from), "r"(bytes), "r"(at)
+                     : "memory");
+    }
+#elif __CUDA_ARCH__ >= 800
+    for (int i = threadIdx.x % 32 * 16; i < bytes; i += 32 * 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to + i)), "l"(from + i) : "memory");
+    }
+#else
+#pragma unroll 4
+    for (int i = threadIdx.x % 32 * 16; i < bytes; i += 32 * 16) *(int4*)(to + i) = __ldg((const int4*)(from + i));
+#endif
+}
+
+__device__ __forceinline__ void arrived(u64* barrier, int phase) {
+#if __CUDA_ARCH__ >= 900
+    const u32 at = (u32)__cvta_generic_to_shared(barrier);
+    u32 done = 0;
+    while (!done) {
+        asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+                     : "=r"(done)
+                     : "r"(at), "r"(phase)
+                     : "memory");
+    }
+#else
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+    __syncwarp();
+#endif
+}
+
 __device__ __forceinline__ float half_to_float(u16 h) {
     float f;
     asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));

@@ -11,7 +11,7 @@ struct Part {
     int rows;
     int type;       // ggml's id
     int first_tile; // of the launch
-    int unused;
+    int run_bytes;  // of a run of a tile
 };
 
 // An RMS norm whose result nobody else reads: every block of threads computes it for itself.
@@ -35,7 +35,7 @@ struct Product {
     int count;
     int steps; // of 32 weights in a row
     int columns;
-    int run; // tiles of a block of `product_one`
+    int unused;
     Acts acts;
     Before before;
     After after;
@@ -59,89 +59,48 @@ template <class F> DEVICE const u8* tile_at(const Part& part, int tile, int step
     return part.weights + (size_t)(tile - part.first_tile) * (steps / F::STEPS) * F::CHUNK;
 }
 
-// Steps of a run, which is a sum of its own (cpu/tile.rs), and of the pieces in which a thread reads it.
+// Steps of a run, which is a sum of its own (cpu/tile.rs).
 #define RUN_STEPS 8
-#define PIECE 4
 
-// Reads of weights that stay where they are written: before the wait for what was computed.
-DEVICE u32 early_word(const u8* p) {
-    u32 x;
-    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(x) : "l"(p));
-    return x;
-}
-DEVICE u16 early_half(const u8* p) {
-    u16 x;
-    asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(x) : "l"(p));
-    return x;
-}
-DEVICE u32 early_byte(const u8* p) {
-    u32 x;
-    asm volatile("ld.global.nc.u8 %0, [%1];" : "=r"(x) : "l"(p));
-    return x;
-}
-
-// Four steps of one row, as they are stored.
-template <class F> struct Piece {
-    static const int HEADS = F::STEPS == 1 ? PIECE : 1;
-    u32 words[PIECE][F::ROW_WORDS];
-    u16 d[HEADS], dmin[HEADS];
-    u32 scales[PIECE * F::SUBS], minima[PIECE * F::SUBS];
-
-    // Steps `from ..` of a tile of which there are `steps`.
-    DEVICE void load(const u8* tile, int from, int steps, int row) {
-        const u8* chunk = chunk_of<F>(tile, from);
-        const int within = F::STEPS == 1 ? 0 : from % F::STEPS;
-#pragma unroll
-        for (int e = 0; e < HEADS; e++) {
-            if (F::STEPS > 1 || from + e < steps) {
-                d[e] = early_half(chunk + e * F::CHUNK + 2 * row);
-                if (F::HAS_MIN) dmin[e] = early_half(chunk + e * F::CHUNK + 32 + 2 * row);
-            }
+// The run of a row of a tile that starts at `chunk`, in shared memory: `steps` of it, which begin at `quants`.
+template <class F> DEVICE float sum_of_run(const u8* chunk, int row, const i8* quants, const Meta* meta, int steps) {
+    float acc = 0.0f, d = half_to_float(*(const u16*)(chunk + 2 * row));
+    float dmin = F::HAS_MIN ? half_to_float(*(const u16*)(chunk + 32 + 2 * row)) : 0.0f;
+#pragma unroll 4
+    for (int e = 0; e < RUN_STEPS; e++) {
+        if (F::STEPS == 1 && e >= steps) break;
+        if (F::STEPS == 1 && e > 0) {
+            chunk += F::CHUNK;
+            d = half_to_float(*(const u16*)(chunk + 2 * row));
+            if (F::HAS_MIN) dmin = half_to_float(*(const u16*)(chunk + 32 + 2 * row));
         }
+        const int within = F::STEPS == 1 ? 0 : e;
+        u32 words[F::ROW_WORDS];
 #pragma unroll
-        for (int e = 0; e < PIECE; e++) {
-            if (F::STEPS > 1 || from + e < steps) {
-                const u8* planes = chunk + F::QUANTS_AT + (F::STEPS == 1 ? e * F::CHUNK : (within + e) * F::STEP_BYTES);
-#pragma unroll
-                for (int i = 0; i < F::ROW_WORDS; i++) words[e][i] = early_word(planes + 64 * i + 4 * row);
-            }
+        for (int i = 0; i < F::ROW_WORDS; i++) {
+            words[i] = *(const u32*)(chunk + F::QUANTS_AT + within * F::STEP_BYTES + 64 * i + 4 * row);
         }
+        const int4 low = ((const int4*)quants)[2 * e], high = ((const int4*)quants)[2 * e + 1];
+        const u32 by[8] = {(u32)low.x, (u32)low.y, (u32)low.z, (u32)low.w, (u32)high.x, (u32)high.y, (u32)high.z, (u32)high.w};
+        const Meta m = meta[e];
 #pragma unroll
-        for (int s = 0; s < PIECE * F::SUBS; s++) {
-            const int at = 16 * (within * F::SUBS + s) + row;
-            if (F::KIND != D_ONLY) scales[s] = early_byte(chunk + F::SCALES_AT + at);
-            if (F::MINIMA == U8_MINIMA) minima[s] = early_byte(chunk + F::MINIMA_AT + at);
-        }
-    }
-
-    // Adds the products with the activations of steps `from ..`.
-    DEVICE void add(float& acc, const i8* quants, const Meta* meta, int from, int steps) const {
+        for (int h = 0; h < F::SUBS; h++) {
+            const int at = 16 * (within * F::SUBS + h) + row;
+            int dot = F::OFFSET == 0 ? 0 : -F::OFFSET * (F::SUBS == 1 ? m.sums[0] + m.sums[1] : m.sums[h]);
 #pragma unroll
-        for (int e = 0; e < PIECE; e++) {
-            if (F::STEPS == 1 && from + e >= steps) break;
-            const int4* x = (const int4*)(quants + (from + e) * STEP);
-            const int4 low = x[0], high = x[1];
-            const u32 by[8] = {(u32)low.x, (u32)low.y, (u32)low.z, (u32)low.w, (u32)high.x, (u32)high.y, (u32)high.z, (u32)high.w};
-            const Meta m = meta[from + e];
-#pragma unroll
-            for (int h = 0; h < F::SUBS; h++) {
-                const int s = e * F::SUBS + h;
-                int dot = F::OFFSET == 0 ? 0 : -F::OFFSET * (F::SUBS == 1 ? m.sums[0] + m.sums[1] : m.sums[h]);
-#pragma unroll
-                for (int g = 8 / F::SUBS * h; g < 8 / F::SUBS * (h + 1); g++) dot = dp4a(group_of<F>(words[e], g), by[g], dot);
-                float scale = half_to_float(d[F::STEPS == 1 ? e : 0]);
-                if (F::KIND == U8_SCALES) scale = scale * (float)scales[s];
-                if (F::KIND == I8_SCALES) scale = scale * (float)(i8)scales[s];
-                acc = fmaf(scale * m.scale, (float)dot, acc);
-                if (F::HAS_MIN) {
-                    const float of = half_to_float(dmin[F::STEPS == 1 ? e : 0]);
-                    const float min = F::MINIMA == U8_MINIMA ? of * (float)minima[s] : 0.0f - of;
-                    acc = fmaf(-min, F::SUBS == 1 ? m.scaled_sum : m.scale * (float)m.sums[h], acc);
-                }
+            for (int g = 8 / F::SUBS * h; g < 8 / F::SUBS * (h + 1); g++) dot = dp4a(group_of<F>(words, g), by[g], dot);
+            float scale = d;
+            if (F::KIND == U8_SCALES) scale = scale * (float)chunk[F::SCALES_AT + at];
+            if (F::KIND == I8_SCALES) scale = scale * (float)(i8)chunk[F::SCALES_AT + at];
+            acc = fmaf(scale * m.scale, (float)dot, acc);
+            if (F::HAS_MIN) {
+                const float min = F::MINIMA == U8_MINIMA ? dmin * (float)chunk[F::MINIMA_AT + at] : 0.0f - dmin;
+                acc = fmaf(-min, F::SUBS == 1 ? m.scaled_sum : m.scale * (float)m.sums[h], acc);
             }
         }
     }
-};
+    return acc;
+}
 
 // Steps that a warp quantises at once.
 #define ABREAST 8
@@ -158,23 +117,32 @@ DEVICE Staged staged(float* at, int steps) {
     return s;
 }
 
-// Reads what a norm multiplies by, before its input is there: `room` has space for a vector.
+// Reads what a norm multiplies by, before its input is there: `room` has space for two vectors.
 DEVICE void stage_early(const Product& p, float* room) {
     if (!p.before.x || !p.before.weight) return;
     for (int k = threadIdx.x; k < p.steps * STEP; k += blockDim.x) room[k] = __ldg(p.before.weight + k);
 }
 
-// Brings the activations into shared memory, or makes them there.
-DEVICE void stage(const Product& p, const Staged& s, const float* room) {
+// Brings the activations into shared memory, or makes them there. Nothing of it comes from the first level cache, which
+// may have read it too early.
+DEVICE void stage(const Product& p, const Staged& s, float* room) {
     __shared__ float parts[SUM_PARTS];
     if (!p.before.x) {
         // Of eight columns the first: 32 bytes of 256.
+#pragma unroll 4
         for (int i = threadIdx.x; i < p.steps * 2; i += blockDim.x)
-            ((int4*)s.quants)[i] = ((const int4*)p.acts.quants)[i / 2 * 16 + i % 2];
-        for (int i = threadIdx.x; i < p.steps; i += blockDim.x) s.meta[i] = p.acts.meta[i * 8];
+            ((int4*)s.quants)[i] = __ldcg((const int4*)p.acts.quants + i / 2 * 16 + i % 2);
+#pragma unroll 2
+        for (int i = threadIdx.x; i < p.steps; i += blockDim.x)
+            ((int4*)s.meta)[i] = __ldcg((const int4*)(p.acts.meta + i * 8));
     } else {
-        const float scale = stable_scale(p.before.x, p.steps * STEP, p.before.eps, parts);
+        float* x = room + p.steps * STEP;
+#pragma unroll 2
+        for (int i = threadIdx.x; i < p.steps * STEP / 4; i += blockDim.x) ((float4*)x)[i] = __ldcg((const float4*)p.before.x + i);
+        __syncthreads();
+        const float scale = stable_scale(x, p.steps * STEP, p.before.eps, parts);
         const int lane = threadIdx.x & 31, warps = blockDim.x / 32;
+#pragma unroll 1
         for (int first = threadIdx.x / 32; first < p.steps; first += warps * ABREAST) {
             // Lane j knows the scale of step j of these, so that all of them are divided at once.
             float v[ABREAST];
@@ -182,7 +150,7 @@ DEVICE void stage(const Product& p, const Staged& s, const float* room) {
 #pragma unroll
             for (int j = 0; j < ABREAST; j++) {
                 const int step = first + warps * j;
-                v[j] = step < p.steps ? p.before.x[step * STEP + lane] * scale : 0.0f;
+                v[j] = step < p.steps ? x[step * STEP + lane] * scale : 0.0f;
                 if (p.before.weight && step < p.steps) v[j] = v[j] * room[step * STEP + lane];
             }
 #pragma unroll
@@ -208,75 +176,101 @@ DEVICE void stage(const Product& p, const Staged& s, const float* room) {
     __syncthreads();
 }
 
-// Tiles times one column: sixteen threads, one a row, have a run of a tile; the runs are then added in order. `place`
-// says where tile `i` is, `store` takes its rows.
-template <class F, class Place, class Store>
-DEVICE void one(const Product& p, float* room, const Staged& acts, int tiles, Place place, Store store) {
-    const int row = threadIdx.x % TILE, runs = (p.steps + RUN_STEPS - 1) / RUN_STEPS, tasks = tiles * runs;
-    const int workers = blockDim.x / TILE;
-    int task = threadIdx.x / TILE, run = task % runs;
-    Piece<F> first, second;
-    let_next_start();
-    if (task < tasks) {
-        const u8* tile = place(task / runs);
-        first.load(tile, run * RUN_STEPS, p.steps, row);
-        second.load(tile, run * RUN_STEPS + PIECE, p.steps, row);
+// How the blocks of threads of `product_one` and `product_gated` divide their work.
+struct Shape {
+    int tiles; // of the launch
+    int run;   // of a block
+    int warps; // of a block that multiply
+    int depth; // places that each of them has for weights
+};
+
+// Tiles times one column. A warp has two runs of a tile at a time, a half of its threads each, a thread one row; they
+// come into a ring of places of its own in shared memory, which is filled before the inputs are there. The runs of a row
+// are then added in order. `place` says where tile `i` is (of two runs that follow each other, the weights do too),
+// `early` reads what the result of a row needs besides, `store` takes it.
+// Dynamic shared memory: activations; what `stage` needs; sums of runs; a barrier for each place; the places.
+template <class Place, class Early, class Store>
+DEVICE void one(const Product& p, const Shape& shape, float* shared, const Part& part, int tiles, Place place, Early early,
+                Store store) {
+    const int run_bytes = part.run_bytes, depth = shape.depth, tile_bytes = p.steps * run_bytes / RUN_STEPS;
+    const int lane = threadIdx.x % 32, row = lane % TILE, warp = threadIdx.x / 32;
+    const int runs = (p.steps + RUN_STEPS - 1) / RUN_STEPS, tasks = tiles * runs, pairs = warp < shape.warps ? (tasks + 1) / 2 : 0;
+    const Staged acts = staged(shared, p.steps);
+    float* vectors = shared + p.steps * (sizeof(Meta) + STEP) / 4;
+    float* room = vectors + (p.before.x ? 2 * p.steps * STEP : 0);
+    u64* barriers = (u64*)(room + shape.run * runs * TILE) + warp * depth;
+    u8* ring = (u8*)(room + shape.run * runs * TILE) + (shape.warps * depth + 1) / 2 * 16 + warp * depth * 2 * run_bytes;
+    // Bytes of the block's tiles before a run.
+    auto offset = [&](int task) { return task / runs * tile_bytes + task % runs * run_bytes; };
+    auto fetch = [&](int pair, int slot) {
+        const int task = 2 * pair, end = task + 2 < tasks ? task + 2 : tasks;
+        bring(ring + slot * 2 * run_bytes, place(task / runs) + task % runs * run_bytes, offset(end) - offset(task), barriers + slot);
+    };
+    for (int i = 0; i < depth && warp + i * shape.warps < pairs; i++) {
+        prepare(barriers + i);
+        fetch(warp + i * shape.warps, i);
     }
-    stage_early(p, room);
+    let_next_start();
+    stage_early(p, vectors);
     wait_for_inputs();
-    stage(p, acts, room);
-    while (task < tasks) {
-        const int next = task + workers, next_run = next % runs, from = run * RUN_STEPS;
-        const u8* tile = next < tasks ? place(next / runs) : 0;
-        float acc = 0.0f;
-        first.add(acc, acts.quants, acts.meta, from, p.steps);
-        if (tile) first.load(tile, next_run * RUN_STEPS, p.steps, row);
-        second.add(acc, acts.quants, acts.meta, from + PIECE, p.steps);
-        if (tile) second.load(tile, next_run * RUN_STEPS + PIECE, p.steps, row);
-        room[task * TILE + row] = acc;
-        task = next;
-        run = next_run;
+    const float first = (int)threadIdx.x < tiles * TILE ? early(threadIdx.x / TILE, row) : 0.0f;
+    stage(p, acts, vectors);
+#pragma unroll 1
+    for (int pair = warp, slot = 0, phase = 0; pair < pairs; pair += shape.warps) {
+        arrived(barriers + slot, phase);
+        const int task = 2 * pair + lane / TILE, from = task % runs * RUN_STEPS;
+        if (task < tasks) {
+            const u8* chunk = ring + slot * 2 * run_bytes + offset(task) - offset(2 * pair);
+            float sum = 0.0f;
+#define BODY(F) sum = sum_of_run<F>(chunk, row, acts.quants + from * STEP, acts.meta + from, p.steps - from)
+            WITH_FORMAT(part.type, BODY)
+#undef BODY
+            room[task * TILE + row] = sum;
+        }
+        __syncwarp();
+        if (pair + depth * shape.warps < pairs) fetch(pair + depth * shape.warps, slot);
+        slot = slot + 1 < depth ? slot + 1 : 0;
+        phase ^= slot == 0;
     }
     __syncthreads();
     for (int i = threadIdx.x; i < tiles * TILE; i += blockDim.x) {
         const float* sums = room + i / TILE * runs * TILE + row;
         float sum = 0.0f;
-#pragma unroll 8
+#pragma unroll 4
         for (int r = 0; r < runs; r++) sum = sum + sums[r * TILE];
-        store(i / TILE, row, sum);
+        store(i / TILE, row, sum, i < (int)blockDim.x ? first : early(i / TILE, row));
     }
 }
 
-// Dynamic shared memory: the activations, then room for what `one` and `stage` need.
-DEVICE float* room_of(const Product& p, float* shared) { return shared + p.steps * (sizeof(Meta) + STEP) / 4; }
-
 // Tiles of one part, `run` of them by one block of threads.
-extern "C" __global__ void __launch_bounds__(320, 2) product_one(const __grid_constant__ Product p, int tiles) {
+extern "C" __global__ void __launch_bounds__(384, 2)
+    product_one(const __grid_constant__ Product p, const __grid_constant__ Shape shape) {
     extern __shared__ __align__(16) float shared[];
-    const int first = blockIdx.x * p.run, count = tiles - first < p.run ? tiles - first : p.run;
+    const int first = blockIdx.x * shape.run, count = shape.tiles - first < shape.run ? shape.tiles - first : shape.run;
     const Part& part = part_of(p, first);
-    auto store = [&](int i, int row, float sum) { give(part, (first + i - part.first_tile) * TILE + row, 0, sum); };
-#define BODY(F) \
-    one<F>(p, room_of(p, shared), staged(shared, p.steps), count, [&](int i) { return tile_at<F>(part, first + i, p.steps); }, store)
-    WITH_FORMAT(part.type, BODY)
-#undef BODY
+    auto at = [&](int i, int row) { return (first + i - part.first_tile) * TILE + row; };
+    one(p, shape, shared, part, count,
+        [&](int i) { return part.weights + (size_t)(first + i - part.first_tile) * (p.steps * part.run_bytes / RUN_STEPS); },
+        [&](int i, int row) { return part.add && at(i, row) < part.rows ? __ldcg(part.add + at(i, row)) : 0.0f; },
+        [&](int i, int row, float sum, float add) {
+            const int to = at(i, row);
+            if (to >= part.rows) return;
+            if (part.bias) sum = sum + part.bias[to];
+            part.out[to] = sum;
+            if (part.add) part.add[to] = add + sum;
+        });
 }
 
 // Two tiles of a gate and the same two of `up`: 32 elements of their product.
-extern "C" __global__ void __launch_bounds__(192, 3) product_gated(const __grid_constant__ Product p) {
+extern "C" __global__ void __launch_bounds__(192, 4)
+    product_gated(const __grid_constant__ Product p, const __grid_constant__ Shape shape) {
     extern __shared__ __align__(16) float shared[];
     __shared__ float pairs[4][TILE];
     const int pair = blockIdx.x * 2;
-    auto store = [&](int i, int row, float sum) {
-        const Part& part = p.parts[i / 2];
-        if (part.bias) sum = sum + part.bias[(pair + i % 2) * TILE + row];
-        pairs[i][row] = sum;
-    };
-#define BODY(F) \
-    one<F>(p, room_of(p, shared), staged(shared, p.steps), 4, \
-           [&](int i) { return tile_at<F>(p.parts[i / 2], p.parts[i / 2].first_tile + pair + i % 2, p.steps); }, store)
-    WITH_FORMAT(p.parts[0].type, BODY)
-#undef BODY
+    one(p, shape, shared, p.parts[0], 4,
+        [&](int i) { return p.parts[i / 2].weights + (size_t)(pair + i % 2) * (p.steps * p.parts[0].run_bytes / RUN_STEPS); },
+        [&](int i, int row) { return p.parts[i / 2].bias ? p.parts[i / 2].bias[(pair + i % 2) * TILE + row] : 0.0f; },
+        [&](int i, int row, float sum, float bias) { pairs[i][row] = p.parts[i / 2].bias ? sum + bias : sum; });
     __syncthreads();
     const int lane = threadIdx.x;
     if (lane >= STEP) return;

@@ -88,7 +88,9 @@ impl CudaRunner {
             interleaved_k,
             unused: 0,
         };
-        let whole = whole && WHOLE_HEADS.contains(&kv.head_dim);
+        // Keys and values of two blocks lie in shared memory.
+        let shared = 2 * 2 * KV_BLOCK * 2 * kv.head_dim;
+        let whole = whole && WHOLE_HEADS.contains(&kv.head_dim) && shared <= self.kernels.attend_one.shared as usize;
         if !whole {
             let grid = [rows, turned + kv.heads];
             self.launch(&self.kernels.rope_rows, grid, 64, 0, &[rope.bytes(), inputs.bytes()])?;
@@ -115,7 +117,7 @@ impl CudaRunner {
         };
         if whole {
             let arguments = [p.bytes(), rope.bytes(), inputs.bytes()];
-            return self.launch(&self.kernels.attend_one, [self.split, *heads], 128, 0, &arguments);
+            return self.launch(&self.kernels.attend_one, [self.split, *heads], 128, shared, &arguments);
         }
         if !self.tiles.is_empty() && WHOLE_HEADS.contains(&kv.head_dim) {
             let tiles = inputs.tables + 8 * self.table_entries as u64;

@@ -6,14 +6,16 @@ use super::CudaRunner;
 use crate::cpu::tile::{RUN, TILE_ROWS};
 use crate::error::Result;
 use crate::program::WeightId;
+use crate::quant::Format;
 
 /// Steps of a run of weights, which sixteen threads of `product_one` or `product_gated` sum up.
 const RUN_STEPS: usize = RUN / STEP;
-/// Threads of a block at most: half of what has registers, so that the next kernel's can already read their weights; of a
-/// gate a third. And for a norm on the way.
-const THREADS: usize = 320;
-const THREADS_GATE: usize = 192;
-const THREADS_NORM: usize = 192;
+/// Warps of a block that multiply, at most; of a gate; and with a norm on the way at least so many stay for it.
+const WARPS: usize = 10;
+const WARPS_GATE: usize = 6;
+const WARPS_NORM: usize = 6;
+/// Threads of a warp.
+const WARP: usize = 32;
 /// Blocks of threads of `product_one` for each multiprocessor, where there are enough tiles.
 const BLOCKS_EACH: usize = 2;
 /// Of `product_few`: panels of columns and warps at most of a block of threads. Of `product_many`: panels, and warps, each
@@ -52,6 +54,7 @@ impl CudaRunner {
                 rows: w.rows as i32,
                 kind: w.format.0.ggml_type as i32,
                 first_tile: tiles as i32,
+                run_bytes: run_bytes(w.format) as i32,
                 ..part
             };
             count += 1;
@@ -78,28 +81,35 @@ impl CudaRunner {
             (None, 1) => tiles.div_ceil(BLOCKS_EACH * processors),
             _ => 1,
         };
-        let threads_max = if after.is_some() { THREADS_GATE } else { THREADS };
-        let shape = one_shape(steps, run, threads_max, before.x != 0).filter(|_| columns == 1);
-        let run = shape.as_ref().map_or(run, |s| s.run);
+        let run_bytes = parts[..count].iter().map(|p| p.run_bytes as usize).max().unwrap_or(0);
+        let (kernel, warps) = match after {
+            Some(_) => (&ks.product_gated, WARPS_GATE),
+            None => (&ks.product_one, WARPS),
+        };
+        // More places for weights keep memory busy longer; fewer let the next kernel's blocks bring theirs. By what was
+        // fastest on an H100: of the 160 KB there a gate's takes 60, one of two on a multiprocessor 100, a lone one 140.
+        let all = kernel.shared as usize;
+        let two_each = tiles.div_ceil(run) > processors;
+        let eighths = if after.is_some() { 3 } else { 7 - 2 * usize::from(two_each) };
+        let work = Work { steps, tiles: run, run_bytes, norm: before.x != 0 };
+        let shape = work.shape(warps, all * eighths / 8, all).filter(|_| columns == 1);
         //= F-GPU-130
         let p = k::Product {
             parts,
             count: count_i,
             steps: steps as i32,
             columns: columns_i,
-            run: run as i32,
+            unused: 0,
             acts,
             before: if columns == 1 { before } else { k::Before::default() },
             after: after.unwrap_or_default(),
         };
-        let tiles_i = tiles as i32;
         match shape {
-            Some(s) if after.is_some() => {
-                self.launch(&ks.product_gated, [tiles / run, 1], s.threads, s.shared, &[p.bytes()])
-            }
             Some(s) => {
-                let grid = [tiles.div_ceil(run), 1];
-                self.launch(&ks.product_one, grid, s.threads, s.shared, &[p.bytes(), tiles_i.bytes()])
+                let blocks = if after.is_some() { tiles / s.run } else { tiles.div_ceil(s.run) };
+                let [tiles, run, warps, depth] = [tiles, s.run, s.warps, s.depth].map(|n| n as i32);
+                let shape = k::Shape { tiles, run, warps, depth };
+                self.launch(kernel, [blocks, 1], s.threads, s.shared, &[p.bytes(), shape.bytes()])
             }
             None => {
                 let rows = parts[..count].iter().map(|p| p.rows as usize);
@@ -120,47 +130,77 @@ impl CudaRunner {
     }
 }
 
+/// Bytes of a run of a tile. 0: the format has no tiles.
+fn run_bytes(format: Format) -> usize {
+    format.0.kernels.packing.as_ref().map_or(0, |p| p.chunk_bytes * RUN / format.0.block_len)
+}
+
+/// What a block of threads is to do.
+struct Work {
+    /// Of a row.
+    steps: usize,
+    tiles: usize,
+    run_bytes: usize,
+    norm: bool,
+}
+
 /// How `product_one` and `product_gated` are launched.
 struct Shape {
     /// Tiles of a block of threads.
     run: usize,
     threads: usize,
-    /// Bytes of shared memory: activations, and the sums of each run of each tile, or before that the
-    /// weights of a norm.
+    /// Warps that multiply, and how many pairs of runs each has place for.
+    warps: usize,
+    depth: usize,
+    /// Bytes of shared memory: activations; a norm's input and weights; the sums of each run of each tile; a barrier for
+    /// each place; places.
     shared: usize,
 }
 
-/// For rows of `steps` and blocks of threads that take `tiles` of them, or as many as there is room for. None if there is
-/// no room for one.
-fn one_shape(steps: usize, tiles: usize, threads_max: usize, norm: bool) -> Option<Shape> {
-    let runs = steps.div_ceil(RUN_STEPS);
-    let acts = steps * (STEP + ACT_META);
-    let vector = if norm { 4 * steps * STEP } else { 0 };
-    let free = (PRODUCT_SHARED as usize).checked_sub(acts)?;
-    let run = tiles.min(free / (4 * TILE_ROWS * runs));
-    if run == 0 || vector > free {
-        return None;
+impl Work {
+    /// With so many warps at most. They have places for as many weights as fit into `wanted` bytes, or one each as long
+    /// as there are `all`. Fewer tiles if there is no room for their sums; None if there is none for one.
+    fn shape(&self, warps: usize, wanted: usize, all: usize) -> Option<Shape> {
+        let runs = self.steps.div_ceil(RUN_STEPS);
+        let vectors = if self.norm { 2 * 4 * self.steps * STEP } else { 0 };
+        let before = self.steps * (STEP + ACT_META) + vectors;
+        // A place has a barrier of eight bytes, and these end at a multiple of sixteen.
+        let (sums, place) = (4 * TILE_ROWS * runs, 2 * self.run_bytes + 8);
+        let run = self.tiles.min(all.checked_sub(before + place + 8)? / sums);
+        let pairs = (run * runs).div_ceil(2);
+        if run == 0 {
+            return None;
+        }
+        let fixed = before + run * sums + 8;
+        let warps = warps.min((all - fixed) / place);
+        // Every pair at once if that is possible, or else in turns of about the same length.
+        let turns = pairs.div_ceil(warps);
+        let warps = pairs.div_ceil(turns);
+        let depth = (wanted.saturating_sub(fixed) / (warps * place)).clamp(1, turns);
+        let threads = WARP * warps.max(if self.norm { WARPS_NORM } else { 0 });
+        Some(Shape { run, threads, warps, depth, shared: fixed + warps * depth * place })
     }
-    // Every run at once if that is possible, or else in turns of about the same length.
-    let tasks = run * runs;
-    let workers = tasks.div_ceil(tasks.div_ceil(threads_max / TILE_ROWS));
-    let threads = (workers * TILE_ROWS).next_multiple_of(32).max(if norm { THREADS_NORM } else { 0 });
-    Some(Shape { run, threads, shared: acts + vector.max(4 * TILE_ROWS * tasks) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A vector that is normed on the way, the longest rows of models that are, a gate's four tiles; and too long ones.
+    /// A vector that is normed on the way, the longest rows of models that are, a gate's four tiles; and too long ones:
+    /// in the largest runs of weights, on the chips with the least shared memory and with more.
     #[test]
     fn what_is_asked_of_shared_memory_is_there() {
         let cases = [(1, 1, true, 1), (128, 4, true, 4), (924, 1, false, 1), (512, 4, false, 4), (48, 36, false, 36)];
-        for (steps, tiles, norm, run) in cases {
-            let shape = one_shape(steps, tiles, THREADS, norm).unwrap();
-            assert_eq!(shape.run, run, "{steps}");
-            assert!(shape.threads <= THREADS && shape.shared <= PRODUCT_SHARED as usize, "{steps}");
+        for all in [62 << 10, 98 << 10, 160 << 10] {
+            for (steps, tiles, norm, run) in cases {
+                let work = Work { steps, tiles, run_bytes: 8 * 544, norm };
+                for wanted in [0, all / 2, all] {
+                    let shape = work.shape(WARPS, wanted, all).unwrap();
+                    assert_eq!(shape.run, run, "{steps}");
+                    assert!(shape.threads <= WARPS * WARP && shape.shared <= all && shape.depth > 0, "{steps}");
+                }
+            }
         }
-        assert!(one_shape(1400, 1, THREADS, false).is_none());
+        assert!(Work { steps: 1400, tiles: 1, run_bytes: 2368, norm: false }.shape(WARPS, 0, 62 << 10).is_none());
     }
 }
