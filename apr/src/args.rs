@@ -103,17 +103,17 @@ pub struct RunArgs {
     pub prompt: Option<OsString>,
 
     /// Most tokens to generate
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 512, value_parser = whole::<usize>)]
     pub max_tokens: usize, //= F-CLI-011
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
 
     /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub threads: Option<usize>, //= F-CPU-096
     /// Positions of context [default: what the model was made for]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = whole::<usize>)]
     pub ctx_size: Option<usize>,
     /// Most tokens drafted and verified in one step; 0 is off. Changes no token
     #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
@@ -178,17 +178,17 @@ pub struct ChatArgs {
     pub model: PathBuf,
 
     /// Most tokens of an answer
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 2048)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 2048, value_parser = whole::<usize>)]
     pub max_tokens: usize,
     /// End an answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
 
     /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub threads: Option<usize>,
     /// Positions of context [default: what the model was made for]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = whole::<usize>)]
     pub ctx_size: Option<usize>,
     /// Most tokens drafted and verified in one step; 0 is off. Changes no token
     #[arg(long, value_name = "N", default_value_t = DRAFT_MAX as u8, value_parser = clap::value_parser!(u8).range(0..=DRAFT_MAX as i64))]
@@ -256,11 +256,14 @@ pub struct ReplayArgs {
     /// Run it on this model instead of the one the trace names
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// One JSON object instead of text, on failure too
+    #[arg(long)]
+    pub json: bool,
     /// How a model may be found
     #[command(flatten)]
     pub source: SourceArgs,
     /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub threads: Option<usize>,
 }
 
@@ -276,7 +279,7 @@ pub struct CheckArgs {
     #[arg(long)]
     pub deep: bool,
     /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub threads: Option<usize>,
     /// Run on the GPU or fail
     #[arg(long, conflicts_with = "no_gpu")]
@@ -318,7 +321,7 @@ pub struct DiffArgs {
     #[arg(long, value_name = "X", default_value_t = 0.2, allow_negative_numbers = true, value_parser = distance)]
     pub limit: f64,
     /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub threads: Option<usize>,
     /// Run both on the GPU or fail
     #[arg(long, conflicts_with = "no_gpu")]
@@ -342,6 +345,12 @@ impl DiffArgs {
     pub fn options(&self) -> CheckOptions {
         CheckOptions { threads: self.threads, gpu: self.gpu, gpu_if_present: !self.no_gpu, all_backends: false }
     }
+}
+
+/// A number that counts something.
+fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().map_err(|_| if digits { "too large a number" } else { "a whole number from 0 on is expected" }.into())
 }
 
 /// How far apart two things may be: anything else would make all of them equal, or none.

@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
-use engine::error::quoted;
+use engine::error::{quoted, quoted_path};
 use engine::{Error, Kind, Place, Result, knobs, limits, similar};
 
 use crate::args::Args;
@@ -41,10 +41,10 @@ pub fn path() -> Option<PathBuf> {
 /// The file, if there is one.
 pub fn read() -> Result<Option<Config>> {
     let Some(path) = path() else { return Ok(None) };
-    let place = |e: Error| Error { what: format!("{}: {}", quoted(&path.to_string_lossy()), e.what), ..e };
+    let place = |e: Error| Error { what: format!("{}: {}", quoted_path(&path), e.what), ..e };
     let file = match std::fs::File::open(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !knobs::config_named() => return Ok(None),
-        other => other.map_err(|e| Error::from_io(&e, &path))?,
+        Err(_) if !knobs::config_named() && !is_seen(&path) => return Ok(None),
+        other => other.map_err(|e| Error::from_io(&e, &path).hint("APR_CONFIG= does without it"))?,
     };
     let mut bytes = Vec::new();
     let limit = limits::CONFIG_BYTES_MAX;
@@ -54,6 +54,11 @@ pub fn read() -> Result<Option<Config>> {
     }
     let text = String::from_utf8(bytes).map_err(|_| place(Error::malformed("the config file is not UTF-8")))?;
     Config::parse(&text).map(Some).map_err(place)
+}
+
+/// Whether there is something at all: nothing can be seen in a folder that may not be entered, as another user's.
+fn is_seen(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
 }
 
 impl Config {
@@ -191,7 +196,7 @@ pub fn parse(words: Vec<OsString>) -> std::result::Result<Args, Refused> {
         let path = path().unwrap_or_default();
         let text = e.render().to_string();
         let line = text.lines().next().unwrap_or_default();
-        let what = format!("{}: {}", quoted(&path.to_string_lossy()), line.strip_prefix("error: ").unwrap_or(line));
+        let what = format!("{}: {}", quoted_path(&path), line.strip_prefix("error: ").unwrap_or(line));
         Refused::Config(Error::new(Kind::Usage, what).hint("apr config show lists what the file sets"))
     })
 }

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => code, //= F-CLI-020
         Err(error) => {
+            let error = interrupt::named(error);
             term::fail(&error, args::json_typed());
             ExitCode::from(error.kind.exit_code())
         }

@@ -27,7 +27,11 @@ pub fn run(args: &RunArgs, cancel: Arc<AtomicBool>) -> Result<RunPlan> {
         return Err(Error::new(Kind::Usage, "--trace and --verbose would both write to standard error")
             .hint("give the trace a file: --trace-output trace.json"));
     }
-    let found = source::found(&args.model, &args.source.access(args.quiet))?;
+    let swapped = || args.prompt.as_ref().is_some_and(|words| Path::new(words).exists());
+    let found = source::found(&args.model, &args.source.access(args.quiet)).map_err(|e| match e.kind {
+        Kind::NotFound if swapped() => e.hint("the model comes before the prompt: apr run MODEL PROMPT"),
+        _ => e,
+    })?;
     let prompt = match args.prompt.as_deref() {
         Some(dash) if dash == "-" => read_prompt(args.raw)?,
         Some(text) => utf8(text.as_encoded_bytes().to_vec())?,

@@ -45,6 +45,45 @@ fn errors_are_one_line_with_a_hint() {
     insta::assert_snapshot!("error-convert-taken", convert(&["INDEX.json", "--to", "apr"]));
 }
 
+/// Of two models, of the files of one: which.
+#[test]
+fn errors_name_the_file_that_they_are_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(format!("{FIXTURES}/qwen2-tiny-q8_0.gguf")).unwrap();
+    let bad = folder.path().join("bad.gguf");
+    std::fs::write(&bad, &whole[..whole.len() / 2]).unwrap();
+    let (bad, good, out) = (bad.to_str().unwrap(), "qwen2-tiny-q8_0.gguf", folder.path().join("out.apr"));
+    let about = |words: &[&str], file: &str| {
+        let named = predicate::str::contains(file).and(predicate::str::contains("its data ends"));
+        apr().args(words).assert().code(5).stderr(named);
+    };
+    for words in [
+        &["diff", bad, good][..],
+        &["diff", good, bad],
+        &["run", bad, "hi"],
+        &["run", good, "hi", "--draft", bad],
+        &["check", bad],
+        &["convert", bad, out.to_str().unwrap()],
+    ] {
+        about(words, "bad.gguf': ");
+    }
+    let split = folder.path().join("split");
+    std::fs::create_dir(&split).unwrap();
+    for entry in std::fs::read_dir(format!("{FIXTURES}/qwen2-tiny")).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), split.join(entry.file_name())).unwrap();
+    }
+    let split = split.to_str().unwrap();
+    std::fs::write(format!("{split}/tokenizer.json"), "{}").unwrap();
+    apr().args(["run", split, "hi"]).assert().failure().stderr(predicate::str::contains("split': "));
+    let cut = std::fs::read(format!("{split}/model.safetensors")).unwrap();
+    std::fs::write(format!("{split}/model.safetensors"), &cut[..cut.len() / 2]).unwrap();
+    let named = predicate::str::contains("split/model.safetensors': ").and(predicate::str::contains("split': ").not());
+    apr().args(["run", split, "hi"]).assert().code(5).stderr(named);
+    let said = apr().args(["run", bad, "hi", "--json"]).assert().code(5);
+    let object: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    assert_eq!(object["error"]["file"], bad);
+}
+
 #[test]
 fn out_of_range_sampling_is_clamped_with_a_warning() {
     apr()
@@ -196,6 +235,213 @@ fn a_model_that_drafts_is_counted_and_changes_nothing() {
         .assert()
         .code(2)
         .stderr(predicate::str::contains("--draft"));
+}
+
+/// A name of the registry is a name wherever a model is named, and one that is nearly right is told the right one.
+#[test]
+fn a_name_of_ones_own_works_in_every_command() {
+    const MODEL: &str = "qwen2-tiny-q8_0.gguf";
+    let (home, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let shared = shared.path().to_str().unwrap();
+    let apr = |words: &[&str]| {
+        let mut c = apr();
+        c.env("APR_HOME", home.path()).args(words);
+        c
+    };
+    apr(&["tag", MODEL, "coder:v1"]).assert().success().stderr(predicate::str::contains("coder:v1 is 1 file, 4.6 MB"));
+    apr(&["tag", MODEL, "qwen2.5-coder:0.5b"]).assert().success();
+    let copy = home.path().join("copy.apr");
+    for words in [
+        &["run", "coder:v1", "What is 2+2?"][..],
+        &["run", "qwen2.5-coder:0.5b", "What is 2+2?", "--offline"],
+        &["chat", "coder:v1"],
+        &["check", "coder:v1"],
+        &["diff", "coder:v1", MODEL],
+        &["convert", "coder:v1", copy.to_str().unwrap()],
+        &["bench", "coder:v1", "--prompt", "8", "--decode", "4", "--repeat", "1"],
+        &["tag", "coder:v1", "coder:v2"],
+        &["pull", "coder:v1"],
+        &["push", "coder:v1", shared],
+        &["rm", "coder:v1"],
+        &["pull", "coder:v1", "--from", shared],
+        &["rm", "pacha://coder:v1"],
+    ] {
+        apr(words).write_stdin("What is 2+2?\n").assert().success();
+    }
+    for (words, meant) in [
+        (&["run", "coder:v1", "hi"][..], "did you mean 'coder:v2'?"),
+        (&["run", "codr:v2", "hi"], "did you mean 'coder:v2'?"),
+        (&["rm", "coder"], "did you mean 'coder:v2'?"),
+        (&["serve", "pacha://coder"], "did you mean 'pacha://coder:v2'?"),
+        (&["pull", "coder:v9", "--from", shared], "did you mean 'pacha://coder:v1'?"),
+    ] {
+        apr(words).assert().code(3).stderr(predicate::str::contains(meant));
+    }
+    let nowhere = apr(&["pull", "x", "--from", "no-such-folder"]).assert().code(3);
+    nowhere.stderr(predicate::str::contains("'no-such-folder' has no 'pacha://x:latest'; it is empty; apr push"));
+    apr(&["pull", "hf://a/b", "--from", shared]).assert().code(2).stderr(predicate::str::contains("registry"));
+    // A file of this name is what was meant.
+    std::fs::write(home.path().join("coder:v2"), "nothing").unwrap();
+    apr(&["run", "coder:v2", "hi"]).current_dir(home.path()).assert().code(5);
+}
+
+/// On a terminal, if this system has `script`: what it showed.
+#[cfg(target_os = "linux")]
+fn screen(command: &str) -> String {
+    let mut c = assert_cmd::Command::new("script");
+    let apr = assert_cmd::cargo::cargo_bin!("apr").to_str().unwrap().to_string();
+    c.args(["-qec", &command.replace("apr", &apr), "/dev/null"]).current_dir(FIXTURES);
+    c.env("APR_CONFIG", "").env("APR_HOME", "no-such-home").env("TERM", "xterm");
+    c.timeout(std::time::Duration::from_secs(60));
+    String::from_utf8(c.output().unwrap().stdout).unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_said_beside_an_answer_has_lines_of_its_own() {
+    for command in [
+        "apr run qwen2-tiny-q8_0.gguf hi -c 36 --no-gpu",
+        "apr run qwen2-tiny-q8_0.gguf hi --no-gpu --trace",
+        "apr run qwen2-tiny-q8_0.gguf hi --no-gpu --trace-output /dev/full",
+    ] {
+        let shown = screen(command);
+        let stuck = ["warning:", "error:", "{"].iter().find(|word| {
+            let line = shown.lines().find(|l| l.contains(*word)).unwrap_or_default();
+            line.contains("help you")
+        });
+        assert!(shown.contains("help you") && stuck.is_none(), "{command}: {shown:?}");
+    }
+}
+
+/// A home that cannot be told or not be entered stands in nobody's way.
+#[test]
+fn a_home_is_absolute_or_none() {
+    let at = |home: Option<&str>, words: &[&str]| {
+        let mut c = apr();
+        c.env_remove("APR_CONFIG").env_remove("APR_HOME").args(words);
+        home.map(|home| c.env("HOME", home));
+        c
+    };
+    for home in [None, Some(""), Some("relative")] {
+        at(home, &["run", "qwen2-tiny-q8_0.gguf", "hi"]).assert().success();
+        at(home, &["list"]).assert().code(2).stderr(predicate::str::contains("APR_HOME"));
+        at(home, &["config", "path"]).assert().stdout(predicate::str::contains("config.toml").not());
+    }
+}
+
+#[test]
+fn a_folder_is_not_searched_past_the_models_that_lie_in_it() {
+    let both = predicate::str::contains("q8_0.gguf").and(predicate::str::contains("q4_k_m.gguf"));
+    apr().args(["run", ".", "hi"]).assert().code(3).stderr(both);
+}
+
+#[test]
+fn a_quiet_server_says_where_it_is_and_has_a_name() {
+    use std::io::BufRead;
+    apr().args(["serve", "qwen2-tiny-q8_0.gguf", "-p", "0", "--name", ""]).assert().code(2);
+    let mut server = std::process::Command::new(assert_cmd::cargo::cargo_bin!("apr"))
+        .args(["serve", "qwen2-tiny-q8_0.gguf", "-q", "-p", "0"])
+        .current_dir(FIXTURES)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(server.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    server.kill().and_then(|()| server.wait()).unwrap();
+    assert!(line.starts_with("Serving qwen2-tiny-q8_0 at http://127.0.0.1:"), "{line:?}");
+}
+
+/// What an impatient user gets wrong, and what he is told.
+#[test]
+fn mistakes_are_told_how_to_put_them_right() {
+    const MODEL: &str = "qwen2-tiny-q8_0.gguf";
+    for (words, code, told) in [
+        (&["run", "hi", MODEL][..], 3, "apr run MODEL PROMPT"),
+        (&["run", MODEL, "hi", "--max-tokens", "-5"], 2, "a whole number from 0 on is expected"),
+        (&["run", MODEL, "hi", "--seed", "x"], 2, "a whole number from 0 on is expected"),
+        (&["serve", MODEL, "--queue", "99999999999999999999"], 2, "too large a number"),
+        (&["serve", MODEL, "-p", "70000"], 2, "a number from 0 to 65535 is expected"),
+        (&["serve", MODEL, "-p", "0", "--parallel", "0"], 2, "1 to 1024 are possible"),
+        (&["serve", MODEL, "-p", "0", "--allow-host", "http://llm.example"], 2, "without http:// and port"),
+        (&["serve", MODEL, "-p", "0", "--allow-host", "llm.example:80"], 2, "without http:// and port"),
+        (&["serve", MODEL, "-p", "0", "--cors-origin", "app.example"], 2, "https://app.example"),
+        (&["serve", MODEL, "-p", "0", "--cors-origin", "https://app.example/"], 2, "https://app.example"),
+        (&["rm", "nothing"], 3, "apr list shows"),
+        (&["replay", MODEL], 5, "qwen2-tiny-q8_0.gguf': not a trace"),
+    ] {
+        apr().args(words).assert().code(code).stderr(predicate::str::contains(told));
+    }
+}
+
+/// Supervisors tell an end that they asked for from Ctrl+C; `nohup` means what it says.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_exit_code_says_which_signal_it_was() {
+    use std::process::{Command, Stdio};
+    let apr = assert_cmd::cargo::cargo_bin!("apr").to_str().unwrap();
+    let ended = |before: &[&str], signals: &[&str]| {
+        let words = [before, &[apr, "chat", "qwen2-tiny-q8_0.gguf", "--quiet"]].concat();
+        let mut c = Command::new(words[0]);
+        c.args(&words[1..]).current_dir(FIXTURES).env("APR_CONFIG", "");
+        // Somebody who says nothing.
+        let mut child = c.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let _silence = child.stdin.take();
+        let status = format!("/proc/{}/status", child.id());
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        // SIGTERM is the 15th bit.
+        while !std::fs::read_to_string(&status).unwrap().lines().any(|l| {
+            let mask = l.strip_prefix("SigBlk:").and_then(|m| u64::from_str_radix(m.trim(), 16).ok());
+            mask.is_some_and(|m| m >> 14 & 1 == 1)
+        }) {
+            assert!(std::time::Instant::now() < until, "signals are never watched for");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        for signal in signals {
+            assert!(Command::new("kill").args([*signal, &child.id().to_string()]).status().unwrap().success());
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        child.wait().unwrap().code()
+    };
+    assert_eq!(ended(&[], &["-TERM"]), Some(143));
+    assert_eq!(ended(&[], &["-INT"]), Some(130));
+    assert_eq!(ended(&[], &["-HUP"]), Some(143));
+    assert_eq!(ended(&["nohup"], &["-HUP", "-INT"]), Some(130), "it outlives its terminal");
+}
+
+/// A trace is replayed from any folder; where it cannot be, what is to be done is said.
+#[test]
+fn a_trace_is_replayed_anywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("t.json");
+    let trace = trace.to_str().unwrap();
+    stdout(&["run", "qwen2-tiny-q8_0.gguf", "What is 2+2?", "--no-gpu", "--trace-output", trace]);
+    let replay = |more: &[&str]| {
+        let mut c = apr();
+        c.current_dir(folder.path()).args([&["replay", trace], more].concat());
+        c
+    };
+    replay(&[]).assert().success().stdout(predicate::str::contains("every one the same"));
+    let recorded: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let edit = |edit: fn(&mut serde_json::Value)| {
+        let mut other = recorded.clone();
+        edit(&mut other);
+        std::fs::write(trace, other.to_string()).unwrap();
+    };
+    edit(|t| t["model"]["sha256"] = "0".into());
+    replay(&[]).assert().success().stderr(predicate::str::contains("SHA-256 is another"));
+    let said = replay(&["--json"]).assert().success();
+    let object: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    assert_eq!((&object["difference"], &object["other_model"]), (&serde_json::Value::Null, &true.into()));
+    edit(|t| t["events"][3]["name"] = "other".into());
+    let said = replay(&["--json"]).assert().code(1);
+    let object: serde_json::Value = serde_json::from_slice(&said.get_output().stdout).unwrap();
+    assert!(object["same_events"] == 3 && object["difference"].as_str().unwrap().contains("event 4"), "{object}");
+    edit(|t| t["model"]["path"] = "gone.gguf".into());
+    replay(&[]).assert().code(3).stderr(predicate::str::contains("--model says where it is now"));
+    let here = format!("{FIXTURES}/qwen2-tiny-q8_0.gguf");
+    replay(&["--model", &here]).assert().success();
+    edit(|t| *t = serde_json::json!({"traceEvents": []}));
+    replay(&[]).assert().code(6).stderr(predicate::str::contains("--trace-format json"));
 }
 
 /// What was tuned is used, counts less than what is typed, and changes no token; what is damaged is said and done without.

@@ -289,8 +289,7 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
     let mut loaded = load(config, options, &trace.interest(), observer)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     observer.event(Event::Loaded(&loaded, load_ms))?;
-    // Before the answer: once that is there nobody is to wait for the reading of a whole file.
-    let sha256 = loaded.model.sha256(&config.model_path)?;
+    let mut digest = trace::Digest::begin(&loaded.model, &config.model_path)?;
     trace.restart();
     let answered = answer(&mut loaded, None, config, options, &mut Traced { trace: &mut trace, watcher: observer });
     let json = match options.trace_format {
@@ -299,7 +298,11 @@ pub fn run(config: &InferenceConfig, options: &Options, observer: &mut dyn Obser
             let stopped_us = trace.elapsed_us();
             let ended = answered.as_ref();
             let load_ms = Some(load_ms);
-            let run = trace::Run { config, options, loaded: &loaded, sha256: &sha256, load_ms, stopped_us, ended };
+            // Whoever reads it may be in another folder.
+            let model_path = std::path::absolute(&config.model_path).unwrap_or_else(|_| config.model_path.clone());
+            let config = &InferenceConfig { model_path, ..config.clone() };
+            let run =
+                trace::Run { config, options, loaded: &loaded, sha256: digest.get()?, load_ms, stopped_us, ended };
             trace::document(&trace, &run)
         }
     };
@@ -483,7 +486,8 @@ fn answer(
     }
     let answer = session.generate(&ids, &generation, observer, &options.cancel)?;
     //= F-JID-271
-    if !options.raw && answer.finish == Finish::Eos && answer.tokens.is_empty() {
+    let whole = answer.prompt_tokens == ids.len();
+    if !options.raw && whole && answer.finish == Finish::Eos && answer.tokens.is_empty() {
         observer.event(Event::Warning(guard::ENDED_AT_ONCE))?;
     }
     Ok(answer)
@@ -555,9 +559,14 @@ pub fn run_on_terminal(config: &InferenceConfig, options: &Options, mut terminal
     terminal.loading(&config.model_path, options);
     let result = run(config, options, &mut terminal);
     term::clear();
-    let outcome = result?;
-    terminal.done(&outcome)?;
-    Ok(outcome)
+    match result {
+        Ok(outcome) => {
+            terminal.done(&outcome)?;
+            Ok(outcome)
+        }
+        // The message begins a line of its own.
+        Err(e) => terminal.line_end().and(Err(e)),
+    }
 }
 
 /// Start interactive chat session: reads lines from standard input and answers them, until somebody leaves.

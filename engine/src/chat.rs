@@ -12,7 +12,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::api::{ChatConfig, Options};
-use crate::error::{Error, Kind, Place, Result, quoted};
+use crate::error::{Error, Kind, Place, Result, quoted, quoted_path};
 use crate::guard;
 use crate::limits;
 use crate::sample::Sampling;
@@ -95,6 +95,7 @@ impl<'m> Chat<'m> {
         let ids = self.fitting(observer)?;
         observer.event(Event::Tokenized { text, ids: &ids })?;
         // What does not fit is cut as a whole, whatever part of it is in the cache.
+        let laid_out = ids.len();
         let ids = self.session.fit(&ids, 0, self.max_tokens, observer)?;
         // The last token is run again even if it is there: its output is what the answer begins with.
         let same = self.session.tokens().iter().zip(&ids).take_while(|(a, b)| a == b).count();
@@ -109,7 +110,8 @@ impl<'m> Chat<'m> {
             draft_max: self.options.draft_max,
         };
         let answer = self.session.generate(&ids[cached..], &generation, observer, &self.options.cancel)?;
-        if answer.finish == Finish::Eos && answer.tokens.is_empty() {
+        // Of a prompt without its middle nothing follows about the model.
+        if answer.finish == Finish::Eos && answer.tokens.is_empty() && ids.len() == laid_out {
             observer.event(Event::Warning(guard::ENDED_AT_ONCE))?;
         }
         Ok(Turn { answer, tokens: ids.len(), cached })
@@ -215,9 +217,9 @@ impl<'m> Chat<'m> {
     pub fn save(&self, path: &Path) -> Result<()> {
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::AlreadyExists => {
-                Error::new(Kind::Usage, format!("{} is there already", quoted(&path.to_string_lossy())))
+                Error::new(Kind::Usage, format!("{} is there already", quoted_path(path)))
             }
-            _ => Error::new(Kind::Output, format!("cannot write {}: {e}", quoted(&path.to_string_lossy()))),
+            _ => Error::new(Kind::Output, format!("cannot write {}: {e}", quoted_path(path))),
         };
         let mut file = std::fs::File::options().write(true).create_new(true).open(path).map_err(failed)?;
         std::io::Write::write_all(&mut file, format!("{:#}\n", self.to_json()).as_bytes()).map_err(failed)
@@ -230,7 +232,7 @@ impl<'m> Chat<'m> {
         let mut bounded = std::io::Read::take(file, limits::PROMPT_BYTES_MAX as u64 * 2);
         std::io::Read::read_to_string(&mut bounded, &mut text).map_err(|e| Error::from_io(&e, path))?;
         let saved = serde_json::from_str(&text)
-            .map_err(|e| Error::malformed(format!("{} is not JSON: {e}", quoted(&path.to_string_lossy()))))?;
+            .map_err(|e| Error::malformed(format!("{} is not JSON: {e}", quoted_path(path))))?;
         self.restore(&saved)
     }
 }

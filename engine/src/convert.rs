@@ -26,7 +26,7 @@ use compute::Format;
 use compute::program::RopeLayout;
 
 use crate::arch::{Layout, Names};
-use crate::error::{Error, Kind, Place, Result, quoted};
+use crate::error::{Error, Kind, Place, Result, quoted_path};
 use crate::file::apr::{index, metadata::ROPE_TYPE};
 use crate::file::hf::writer::{Class, Description};
 use crate::file::outgoing::Outgoing;
@@ -203,25 +203,20 @@ pub fn convert(
     force: bool,
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Report> {
-    let taken = || {
-        Error::new(Kind::Usage, format!("{} is there already", quoted(&output.to_string_lossy())))
-            .hint("--force replaces it")
-    };
+    let taken =
+        || Error::new(Kind::Usage, format!("{} is there already", quoted_path(output))).hint("--force replaces it");
     if !force && output.symlink_metadata().is_ok() {
         return Err(taken());
     }
     //= F-ST-085
     if target == Target::SafeTensors && output.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
-        let what = format!(
-            "{} is the name of a file, and SafeTensors are written as a folder",
-            quoted(&output.to_string_lossy())
-        );
+        let what = format!("{} is the name of a file, and SafeTensors are written as a folder", quoted_path(output));
         return Err(Error::new(Kind::Usage, what)
             .hint("readers need config.json and tokenizer.json beside the weights; end the name in / instead"));
     }
     let file = file::open(input)?;
     let origins = file.origins.clone();
-    let plan = Plan::new(file, target).map_err(|e| origins.explain(e))?;
+    let plan = Plan::new(file, target).map_err(|e| origins.explain(e).in_file(input))?;
     let total = plan.bytes();
     let bytes = plan.write(output, SHARD_BYTES, &mut |done| progress(done, total))?;
     Ok(plan.report(bytes))

@@ -59,7 +59,8 @@ impl Finding {
     }
 }
 
-const NOTHING: &str = "nothing to do";
+/// The advice where everything is well.
+pub const NOTHING: &str = "nothing to do";
 
 /// Looks at everything that concerns the engine.
 pub fn examine() -> Vec<Finding> {
@@ -204,7 +205,11 @@ fn outcome() -> Finding {
         }
         (Err((why, _)), Ok(cpu)) => (cpu, why),
     };
-    let found = format!("run, chat, serve and check run on {place}: {why}");
+    let found = match api::gpu() {
+        Ok(_) => format!("run, chat, serve and check run on {place}: {why}"),
+        // Why no GPU does stands in its own line.
+        Err(_) => format!("run, chat, serve and check run on {place}"),
+    };
     let data = json!({"backend": place, "why": why});
     Finding::new("what runs where", State::Good, found, "--gpu, --no-gpu and --threads say otherwise", data)
 }

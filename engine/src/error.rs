@@ -15,7 +15,9 @@ pub struct Error {
     pub kind: Kind,
     /// One sentence without a final stop. Text from files goes through [`quoted`] before it gets here.
     pub what: String,
-    /// Where: the byte, tensor, key or flag.
+    /// The file that it is about. A message that names it in its own words does not do so twice.
+    pub file: Option<Box<Path>>,
+    /// Where in it, or else on the command line: the byte, tensor, key or flag.
     pub at: Option<Place>,
     /// What the user can do.
     pub hint: Option<String>,
@@ -48,6 +50,8 @@ pub enum Kind {
     Internal,
     /// Ctrl+C, or a server that is shutting down.
     Interrupted,
+    /// The system wanted the process to end (SIGTERM).
+    Terminated,
     /// Too many requests are waiting.
     Busy,
     /// The time that a request was given is over.
@@ -71,6 +75,7 @@ impl Kind {
         Kind::Internal,
         Kind::Interrupted,
         Kind::ReaderGone,
+        Kind::Terminated,
     ];
 
     /// The process exit code. 0 is success.
@@ -89,9 +94,10 @@ impl Kind {
             Kind::TimedOut => 11,
             // What a Rust program that panics ends with.
             Kind::Internal => 101,
-            // As shells count them: 128 and the number of the signal (SIGINT, SIGPIPE).
+            // As shells count them: 128 and the number of the signal (SIGINT, SIGPIPE, SIGTERM).
             Kind::Interrupted => 130,
             Kind::ReaderGone => 141,
+            Kind::Terminated => 143,
         }
     }
 
@@ -112,6 +118,7 @@ impl Kind {
             Kind::Internal => "internal",
             Kind::Interrupted => "interrupted",
             Kind::ReaderGone => "reader-gone",
+            Kind::Terminated => "terminated",
         }
     }
 }
@@ -146,13 +153,20 @@ impl fmt::Display for Place {
 impl Error {
     /// An error of this kind that says `what`.
     pub fn new(kind: Kind, what: impl Into<String>) -> Error {
-        Error { kind, what: what.into(), at: None, hint: None }
+        Error { kind, what: what.into(), file: None, at: None, hint: None }
     }
 
     /// Adds the place.
     #[must_use]
     pub fn at(mut self, place: Place) -> Error {
         self.at = Some(place);
+        self
+    }
+
+    /// Adds the file, unless it is known already: whoever was nearest to the error knew best.
+    #[must_use]
+    pub fn in_file(mut self, path: &Path) -> Error {
+        self.file.get_or_insert_with(|| path.into());
         self
     }
 
@@ -170,16 +184,20 @@ impl Error {
 
     /// From an I/O error on a path.
     pub fn from_io(e: &std::io::Error, path: &Path) -> Error {
-        let shown = quoted(&path.to_string_lossy());
-        match e.kind() {
+        let shown = quoted_path(path);
+        let error = match e.kind() {
             std::io::ErrorKind::NotFound => Error::new(Kind::NotFound, format!("file not found: {shown}")),
             _ => Error::new(Kind::Unreadable, format!("cannot read {shown}: {e}")),
-        }
+        };
+        error.in_file(path)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = self.file.as_ref().map(quoted_path).filter(|file| !self.what.contains(file)) {
+            write!(f, "{file}: ")?;
+        }
         f.write_str(&self.what)?;
         if let Some(at) = &self.at {
             write!(f, " ({at})")?;
@@ -226,6 +244,18 @@ pub fn quoted(s: &str) -> String {
     format!("'{}'", printable(s, limits::QUOTED_CHARS_MAX))
 }
 
+/// A path for a message. Of a long one both ends are kept: where it begins, and the name.
+pub fn quoted_path(path: impl AsRef<Path>) -> String {
+    let text = path.as_ref().to_string_lossy();
+    let from = text.char_indices().nth(limits::QUOTED_CHARS_MAX);
+    let to = text.char_indices().nth_back(limits::QUOTED_CHARS_MAX - 1);
+    let shown = match (from, to) {
+        (Some((from, _)), Some((to, _))) if from < to => format!("{}…{}", &text[..from], &text[to..]).into(),
+        _ => text,
+    };
+    format!("'{}'", printable(&shown, usize::MAX))
+}
+
 /// One line of at most `most` characters: control, escape and bidi characters are escaped, so that nothing that comes
 /// from a file or a command line can drive the terminal.
 pub fn printable(s: &str, most: usize) -> String {
@@ -266,5 +296,19 @@ mod tests {
     fn names_from_files_cannot_drive_the_terminal() {
         assert_eq!(quoted("a\u{1b}[31mb\u{202e}"), "'a\\u{1b}[31mb\\u{202e}'");
         assert!(quoted(&"x".repeat(1000)).chars().count() < 90);
+        let long = quoted_path(format!("/{}/\u{7}model.gguf", "ä".repeat(1000)));
+        assert!(long.chars().count() < 200 && long.starts_with("'/ää") && long.contains('…'), "{long}");
+        assert!(long.ends_with("ä/\\u{7}model.gguf'"), "{long}");
+        let whole = "x".repeat(2 * limits::QUOTED_CHARS_MAX);
+        assert_eq!(quoted_path(&whole), format!("'{whole}'"));
+        assert_eq!(quoted_path("a/b"), "'a/b'");
+    }
+
+    #[test]
+    fn a_file_is_named_once_and_by_who_was_nearest() {
+        let e = Error::malformed("it ends").at(Place::Byte(3)).in_file(Path::new("b")).in_file(Path::new("a"));
+        assert_eq!(e.to_string(), "'b': it ends (at byte 3)");
+        let gone = Error::from_io(&std::io::ErrorKind::NotFound.into(), Path::new("a/b")).in_file(Path::new("a"));
+        assert_eq!(gone.to_string(), "file not found: 'a/b'");
     }
 }

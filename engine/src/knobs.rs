@@ -139,9 +139,10 @@ pub fn on(knob: &Knob) -> bool {
     read(knob).is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true"))
 }
 
-/// The user's folder.
+/// The user's folder, for everything that has its place there. One that is not absolute would be another one in every
+/// folder, and counts as none.
 pub fn user_home() -> Option<PathBuf> {
-    std::env::var_os(USER_HOME).filter(|v| !v.is_empty()).map(PathBuf::from)
+    std::env::var_os(USER_HOME).map(PathBuf::from).filter(|home| home.is_absolute())
 }
 
 /// The folder of everything that `apr` keeps.
@@ -169,7 +170,7 @@ pub fn config_file() -> Option<PathBuf> {
     }
     // A relative path there is invalid and to be ignored (XDG Base Directory Specification).
     let xdg = read(&XDG_CONFIG_HOME).map(PathBuf::from).filter(|folder| folder.is_absolute());
-    let folder = xdg.or_else(|| std::env::home_dir().map(|home| home.join(".config")))?;
+    let folder = xdg.or_else(|| Some(user_home()?.join(".config")))?;
     Some(folder.join("apr").join("config.toml"))
 }
 

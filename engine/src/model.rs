@@ -161,15 +161,14 @@ impl Model {
             .hint("do not write to a model file in place; put a new one under its name"))
     }
 
-    /// SHA-256 of the files it was opened from, in hexadecimal: of several, one after another in the order of their
-    /// first tensors by name.
-    pub fn sha256(&self, path: &Path) -> Result<String> {
+    /// The files it was opened from, whole: of several, in the order of their first tensors by name.
+    pub fn mapped(&self, path: &Path) -> Result<Vec<Bytes>> {
         let mapped: Vec<&Bytes> = self.files.iter().filter(|b| b.is_mapped()).collect();
         if mapped.len() < 2 && path.is_file() {
             // Tensors that were unpacked are in memory; the file is what was hashed by whoever published it.
-            return file::sha256(&[file::map(path)?]);
+            return Ok(vec![file::map(path)?]);
         }
-        file::sha256(&mapped.into_iter().map(Bytes::whole).collect::<Vec<_>>())
+        Ok(mapped.into_iter().map(Bytes::whole).collect())
     }
 
     /// Number formats of the matrices, with counts, commonest first: `Q4_K x 36, Q6_K x 6`.

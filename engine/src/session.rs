@@ -131,7 +131,7 @@ impl Understood {
     /// Opens a file or folder: everything that can be refused before a backend is asked. `context` is how many positions
     /// a sequence may have, if that is not what the model was made for.
     pub fn open(path: &Path, context: Option<usize>) -> Result<Understood> {
-        let (model, tokenizer, template) = understand(file::open(path)?)?;
+        let (model, tokenizer, template) = understand(file::open(path)?).map_err(|e| e.in_file(path))?;
         let context = match context {
             None => model.hyper.context,
             Some(n) if n == 0 || n > model.hyper.context => {

@@ -26,8 +26,8 @@ use crate::session::{Event, Loaded, Observer};
 use crate::trace;
 
 pub use progress::{Progress, size};
-pub use serving::serving;
-pub use spinner::clear;
+pub use serving::{serving, serving_quietly};
+pub use spinner::{busy, clear};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -62,7 +62,8 @@ pub struct Terminal {
     gpu_if_present: bool,
     /// Who had the model.
     source: String,
-    wrote: bool,
+    /// The last line of the answer has no end yet.
+    open: bool,
 }
 
 impl Terminal {
@@ -78,7 +79,7 @@ impl Terminal {
             raw: false,
             gpu_if_present: false,
             source: "local file".into(),
-            wrote: false,
+            open: false,
         }
     }
 
@@ -87,6 +88,11 @@ impl Terminal {
     pub fn quiet(mut self) -> Terminal {
         self.level = Level::Quiet;
         self
+    }
+
+    /// Whether it is to say nothing but answers and errors.
+    pub fn is_quiet(&self) -> bool {
+        self.level == Level::Quiet
     }
 
     /// Says where the model came from, if that is more than a path that was typed.
@@ -154,15 +160,20 @@ impl Terminal {
 
     /// An answer is in the making.
     pub fn waiting(&mut self) {
-        self.wrote = false;
+        self.open = false;
         if self.level != Level::Quiet {
             spinner::show("thinking");
         }
     }
 
     /// Closes the last line of an answer, unless it brought its own end.
-    pub fn line_end(&self, text: &str) -> Result<()> {
-        if self.wrote && !text.ends_with('\n') { write_out("\n") } else { Ok(()) }
+    pub fn line_end(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.open) { write_out("\n") } else { Ok(()) }
+    }
+
+    /// On a screen, what is said beside the answer begins a line of its own.
+    fn beside(&mut self) -> Result<()> {
+        if self.screen { self.line_end() } else { Ok(()) }
     }
 
     /// The answer is complete.
@@ -192,7 +203,7 @@ impl Terminal {
                 "summary": {"warnings": warnings.len(), "errors": 0},
             }))?;
         } else {
-            self.line_end(&a.text)?;
+            self.line_end()?;
         }
         //= F-UX-040
         if self.level == Level::Verbose {
@@ -229,7 +240,7 @@ impl Observer for Terminal {
             Event::Text(text) => {
                 clear();
                 if !self.json {
-                    self.wrote = true;
+                    self.open = !text.ends_with('\n');
                     // A model may say anything, but it does not drive the screen. Files and programs get every byte.
                     match self.screen && text.contains(drives) {
                         true => write_out(&text.replace(drives, "\u{fffd}"))?,
@@ -238,6 +249,9 @@ impl Observer for Terminal {
                 }
             }
             Event::Warning(text) => {
+                if self.level != Level::Quiet {
+                    self.beside()?;
+                }
                 warn_unless(self.level == Level::Quiet, text);
             }
             Event::Sampling(sampling) if self.level == Level::Verbose => {
@@ -253,6 +267,7 @@ impl Observer for Terminal {
             // In an object the trace is a field of it.
             //= F-TRACE-191
             Event::Trace(trace) if !self.json => {
+                self.beside()?;
                 let _ = write!(std::io::stderr(), "{}", trace::text(trace));
             }
             _ => {}
@@ -356,7 +371,7 @@ fn tell(object: &serde_json::Value) -> Result<()> {
 /// on standard output. A reader that had enough and a user who pressed Ctrl+C need no message.
 pub fn fail(error: &Error, json: bool) {
     clear();
-    if !matches!(error.kind, Kind::ReaderGone | Kind::Interrupted) {
+    if !matches!(error.kind, Kind::ReaderGone | Kind::Interrupted | Kind::Terminated) {
         //= F-UX-037
         let line = |e: &Error| printable(&e.to_string(), MESSAGE_CHARS_MAX);
         let hint = error.hint.as_ref().map(|h| format!("; {HINT}{}{HINT:#}", printable(h, MESSAGE_CHARS_MAX)));
@@ -388,7 +403,7 @@ pub fn fail_short(bytes: usize, json: fn() -> bool) {
         let mut out = std::io::stdout();
         let _ = writeln!(
             out,
-            "{{\"error\":{{\"kind\":\"{kind}\",\"message\":\"{message}\",\"place\":null,\"hint\":null}},\"exit_code\":{code}}}"
+            "{{\"error\":{{\"kind\":\"{kind}\",\"message\":\"{message}\",\"file\":null,\"place\":null,\"hint\":null}},\"exit_code\":{code}}}"
         );
     }
 }
@@ -399,6 +414,7 @@ pub fn fail_json(error: &Error) {
         "error": {
             "kind": error.kind.name(),
             "message": error.what,
+            "file": error.file.as_ref().map(|f| f.to_string_lossy()),
             "place": error.at.as_ref().map(ToString::to_string),
             "hint": error.hint,
         },

@@ -85,21 +85,23 @@ pub fn compare_files(a: (&Path, &dyn Backend), b: (&Path, &dyn Backend), limit: 
 
 fn same_shape(a: &Model, b: &Model) -> Result<()> {
     let (x, y) = (&a.hyper, &b.hyper);
-    let shape = |m: &crate::model::Hyper| [m.layers, m.hidden, m.ffn, m.heads, m.kv_heads, m.head_dim];
-    if a.arch.name == b.arch.name && shape(x) == shape(y) {
-        return Ok(());
+    if a.arch.name != b.arch.name {
+        let what = format!("a {} and a {} have no operations in common", a.arch.name, b.arch.name);
+        return Err(Error::new(Kind::Usage, what).hint("models of one architecture can be compared"));
     }
-    Err(Error::new(
-        Kind::Usage,
-        format!(
-            "a {} of {:?} and a {} of {:?} have no operations in common",
-            a.arch.name,
-            shape(x),
-            b.arch.name,
-            shape(y)
-        ),
-    )
-    .hint("layers, width, feed-forward width, heads, K/V heads and head size must be the same"))
+    let sizes = [
+        ("layers", x.layers, y.layers),
+        ("width", x.hidden, y.hidden),
+        ("feed-forward width", x.ffn, y.ffn),
+        ("heads", x.heads, y.heads),
+        ("K/V heads", x.kv_heads, y.kv_heads),
+        ("head size", x.head_dim, y.head_dim),
+    ];
+    let Some((name, first, second)) = sizes.into_iter().find(|(_, first, second)| first != second) else {
+        return Ok(());
+    };
+    let what = format!("the models are of different sizes: {name} {first} and {second}");
+    Err(Error::new(Kind::Usage, what).hint("containers and number formats of one model can be compared"))
 }
 
 /// A tap that keeps everything.

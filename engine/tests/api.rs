@@ -195,7 +195,7 @@ fn a_trace_changes_nothing_and_can_be_replayed() {
         let mut trace = traced.trace.unwrap().json;
         let again = |trace: &serde_json::Value| engine::trace::replay(trace, None, Options::default(), &mut Silent);
         let events = trace["events"].as_array().unwrap().len();
-        let same = engine::trace::Replay { same: events, difference: None };
+        let same = engine::trace::Replay { same: events, difference: None, other_model: false };
         assert_eq!(again(&trace).unwrap(), same);
         // Through text and back.
         assert_eq!(again(&serde_json::from_str(&engine::trace::text(&trace)).unwrap()).unwrap(), same);
@@ -230,8 +230,15 @@ fn a_server_ends_when_it_is_told_to_when_nobody_waits_for_it_and_without_a_model
         Ok(())
     };
     serve::run(&config(model()), &options, until_ready).unwrap();
-    let missing = serve::run(&config("nothing.gguf".into()), &serve::Options::default(), |_| Ok(()));
+    let missing = serve::start(config("nothing.gguf".into()), serve::Options::default(), |_| Ok(()));
     assert_eq!(missing.unwrap_err().kind, Kind::NotFound);
+    let running = serve::start(config(model()), serve::Options::default(), |_| Ok(())).unwrap();
+    let address = running.address();
+    assert!(std::net::TcpStream::connect(address).is_ok());
+    running.stop().unwrap();
+    assert!(std::net::TcpStream::connect(address).is_err(), "it no longer listens");
+    let nameless = serve::Options { name: Some(" ".into()), ..serve::Options::default() };
+    assert_eq!(serve::start(config(model()), nameless, |_| Ok(())).unwrap_err().kind, Kind::Usage);
     let options = serve::Options::default();
     let shutdown = options.shutdown.clone();
     let mut future = Box::pin(serve::run_elsewhere(config(model()), options, |_| Ok(())));

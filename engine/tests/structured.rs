@@ -3,35 +3,21 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::OnceLock;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use engine::ServeConfig;
-use engine::serve::{Notice, Options, run};
+use engine::serve::{Options, Running, start};
 use serde_json::{Value, json};
 
 /// One server for all tests. It ends with the process.
 fn address() -> SocketAddr {
-    static SERVER: OnceLock<SocketAddr> = OnceLock::new();
-    *SERVER.get_or_init(|| {
+    static SERVER: OnceLock<Running> = OnceLock::new();
+    let start = || {
         let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q8_0.gguf");
         let config = ServeConfig { model_path: model.into(), host: "127.0.0.1".into(), port: 0, gpu: false };
-        let options = Options { threads: Some(1), ..Options::default() };
-        let (sender, told) = sync_channel(2);
-        std::thread::spawn(move || {
-            run(&config, &options, move |notice| {
-                match notice {
-                    Notice::Listening { address, .. } => drop(sender.send(Some(address))),
-                    Notice::Ready { .. } => drop(sender.send(None)),
-                    _ => {}
-                }
-                Ok(())
-            })
-        });
-        let address = told.recv().unwrap().unwrap();
-        told.recv().unwrap();
-        address
-    })
+        start(config, Options { threads: Some(1), ..Options::default() }, |_| Ok(())).unwrap()
+    };
+    SERVER.get_or_init(start).address()
 }
 
 /// Status and body of a conversation.

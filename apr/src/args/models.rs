@@ -25,7 +25,7 @@ impl SourceArgs {
 pub struct PullArgs {
     /// hf://org/repo[@revision][/file], org/repo:QUANT, a URL, a short name (qwen2.5-coder:0.5b) or pacha://name[:tag]
     pub model: PathBuf,
-    /// Take a pacha:// model from the registry in this folder, where `apr push` put it
+    /// Take it from the registry in this folder, where `apr push` put it
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
     /// How a model may be found

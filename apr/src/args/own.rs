@@ -96,7 +96,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "context", "batch"])]
     pub replay: Option<PathBuf>,
     /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::whole::<usize>)]
     pub threads: Option<usize>,
     /// Run on the GPU or fail
     #[arg(long, conflicts_with = "no_gpu")]

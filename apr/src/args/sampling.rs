@@ -49,7 +49,7 @@ impl clap::Args for SamplingArgs {
                 &format!("Steps, in order; what is left out is not done [default: {}]", steps.join(";")),
             )
             .value_parser(|list: &str| Step::chain(list).map_err(|e| e.what)),
-            text("seed", "N", "Seed of the random numbers [default: 0]").value_parser(clap::value_parser!(u64)),
+            text("seed", "N", "Seed of the random numbers [default: 0]").value_parser(super::whole::<u64>),
         ])
     }
 

@@ -10,7 +10,7 @@ pub struct ServeArgs {
     pub model: PathBuf,
 
     /// Port to listen on; 0 takes any that is free
-    #[arg(short, long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(short, long, value_name = "PORT", default_value_t = 8080, value_parser = port)]
     pub port: u16,
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
@@ -19,20 +19,20 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub timeout: Duration, //= F-SERVE-240
     /// Requests that are answered at the same time
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = super::whole::<usize>)]
     pub parallel: usize,
     /// Requests that wait; one more is told to come back later
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = super::whole::<usize>)]
     pub queue: usize,
     /// The model's name for clients [default: the file's]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
     /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::whole::<usize>)]
     pub threads: Option<usize>,
     /// Positions of context [default: what the model was made for]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = super::whole::<usize>)]
     pub ctx_size: Option<usize>,
     /// Run on the GPU or fail
     #[arg(long, conflicts_with = "no_gpu")]
@@ -54,7 +54,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ORIGIN", help_heading = "Who may ask")]
     pub cors_origin: Vec<String>,
 
-    /// Say nothing but warnings and errors
+    /// Say nothing but where it listens, warnings and errors
     #[arg(short, long)]
     pub quiet: bool,
     /// How a model may be found
@@ -69,4 +69,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(time) if (0.001..=86_400.0).contains(&seconds) => Ok(time),
         _ => Err("from 0.001 to 86400 seconds can be had".into()),
     }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "a number from 0 to 65535 is expected".into())
 }

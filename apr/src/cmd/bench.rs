@@ -14,7 +14,7 @@ pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
     // Nothing is lost by ending at once.
     let _cancel = interrupt::watch()?;
     let Some(model) = &args.model else {
-        let (cpu, peaks) = machine::run(args.threads)?;
+        let (cpu, peaks) = term::busy("measuring", || machine::run(args.threads))?;
         let object = args.json.then(|| machine::object(cpu, &peaks));
         term::say(&machine::text(cpu, &peaks), object.as_ref())?;
         return Ok(ExitCode::SUCCESS);
@@ -31,12 +31,12 @@ pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
     };
     let model = source::resolve(model, &args.source.access(args.json))?;
     if let Some(workload) = &args.replay {
-        let (backend, said) = replay::run(&model, &plan, &replay::read(workload)?)?;
+        let (backend, said) = term::busy("measuring", || replay::run(&model, &plan, &replay::read(workload)?))?;
         let object = args.json.then(|| replay::object(&backend, &said));
         term::say(&replay::text(&backend, &said), object.as_ref())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let figures = bench::run(&model, &plan)?;
+    let figures = term::busy("measuring", || bench::run(&model, &plan))?;
     let object = args.json.then(|| figures.object(&plan));
     term::say(&figures.text(&plan), object.as_ref())?;
     Ok(ExitCode::SUCCESS)

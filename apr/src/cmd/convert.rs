@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use apr_cli::source;
 use engine::convert::{Report, Target, convert};
-use engine::error::quoted;
+use engine::error::quoted_path;
 use engine::term::{self, Progress};
 use engine::{Error, Kind, Place, Result};
 
@@ -20,7 +20,7 @@ pub fn execute(args: &ConvertArgs) -> Result<ExitCode> {
         None => Target::of(&args.output),
     };
     let target = target.ok_or_else(|| {
-        Error::new(Kind::Usage, format!("{} does not say what to write", quoted(&args.output.to_string_lossy())))
+        Error::new(Kind::Usage, format!("{} does not say what to write", quoted_path(&args.output)))
             .at(Place::Flag("--to".into()))
             .hint("end its name in .gguf or .apr, in / for a folder of SafeTensors, or use the flag")
     })?;
@@ -51,8 +51,8 @@ pub fn execute(args: &ConvertArgs) -> Result<ExitCode> {
             term::note(&format!("{count} tensors: {how}"));
         }
         term::note(&format!(
-            "{} is {}: {} tensors, {} of them byte for byte",
-            quoted(&args.output.to_string_lossy()),
+            "{} is written, {}: {} tensors, {} of them byte for byte as they were",
+            quoted_path(&args.output),
             report.to,
             report.tensors,
             report.kept

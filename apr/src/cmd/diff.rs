@@ -14,7 +14,7 @@ pub fn execute(args: &DiffArgs) -> Result<ExitCode> {
     let _cancel = interrupt::watch()?;
     let access = args.source.access(args.json);
     let (a, b) = (source::resolve(&args.first, &access)?, source::resolve(&args.second, &access)?);
-    let comparison = api::diff(&a, &b, &args.options(), args.limit)?;
+    let comparison = term::busy("comparing", || api::diff(&a, &b, &args.options(), args.limit))?;
     term::twin::show(&comparison, args.json, args.verbose)?;
     Ok(match comparison.parted {
         None => ExitCode::SUCCESS,

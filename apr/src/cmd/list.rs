@@ -12,7 +12,7 @@ use crate::interrupt;
 /// Lists models. With `--verify`, success is that none is damaged.
 pub fn execute(args: &ListArgs) -> Result<ExitCode> {
     let _cancel = interrupt::watch()?;
-    let all = source::list(args.verify)?;
+    let all = term::busy("hashing", || source::list(args.verify))?;
     let damaged = all.iter().filter(|h| h.damaged.is_some()).count();
     if args.json {
         let models: Vec<_> = all.iter().map(object).collect();

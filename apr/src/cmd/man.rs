@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory};
-use engine::error::quoted;
+use engine::error::quoted_path;
 use engine::{Error, Kind, Result, term};
 
 use crate::args::{Args, ManArgs};
@@ -34,7 +34,7 @@ fn pages(command: &Command, folder: &Path) -> Result<()> {
     let file = folder.join(format!("{name}.1"));
     let text = page(command)?;
     let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, text));
-    written.map_err(|e| Error::new(Kind::Output, format!("cannot write {}: {e}", quoted(&file.to_string_lossy()))))?;
+    written.map_err(|e| Error::new(Kind::Output, format!("cannot write {}: {e}", quoted_path(&file))))?;
     let of_its_own = |c: &&Command| c.get_name() != "help";
     command.get_subcommands().filter(of_its_own).try_for_each(|c| pages(c, folder))
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use apr_cli::source;
-use engine::{Result, term};
+use engine::{Kind, Result, term};
 
 use crate::args::RmArgs;
 use crate::interrupt;
@@ -12,7 +12,10 @@ use crate::interrupt;
 pub fn execute(args: &RmArgs) -> Result<ExitCode> {
     let _cancel = interrupt::watch()?;
     for model in &args.models {
-        let freed = source::remove(model)?;
+        let freed = source::remove(model).map_err(|e| match (e.kind, &e.hint) {
+            (Kind::NotFound, None) => e.hint("apr list shows what is here"),
+            _ => e,
+        })?;
         let name = engine::error::quoted(&model.to_string_lossy());
         term::note(&format!("{name} is removed, {} are free", term::size(freed as f64)));
     }

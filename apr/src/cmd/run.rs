@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
+use engine::Result;
 use engine::api::run_on_terminal;
 use engine::session::Finish;
 use engine::term::Terminal;
-use engine::{Kind, Result};
 
 use crate::args::RunArgs;
 use crate::{interrupt, plan};
@@ -25,7 +25,7 @@ pub fn execute(args: &RunArgs) -> Result<ExitCode> {
     let outcome = run_on_terminal(&plan.config, &plan.options, terminal)?;
     // The answer so far is told already, so an interruption is an end and not an error.
     Ok(match outcome.answer.finish {
-        Finish::Cancelled => ExitCode::from(Kind::Interrupted.exit_code()),
+        Finish::Cancelled => ExitCode::from(interrupt::kind().exit_code()),
         Finish::Eos | Finish::Stop | Finish::Length => ExitCode::SUCCESS,
     })
 }

@@ -13,11 +13,6 @@ pub fn execute(args: &ServeArgs) -> Result<ExitCode> {
     let (config, options) = plan::serve(args)?;
     panics::survive();
     interrupt::drain(options.shutdown.clone())?;
-    let quiet = args.quiet;
-    serve::run(&config, &options, move |notice| match notice {
-        serve::Notice::Warning(_) => term::serving(notice),
-        _ if quiet => Ok(()),
-        _ => term::serving(notice),
-    })?;
+    serve::run(&config, &options, if args.quiet { term::serving_quietly } else { term::serving })?;
     Ok(ExitCode::SUCCESS)
 }

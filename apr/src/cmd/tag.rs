@@ -4,19 +4,27 @@ use std::process::ExitCode;
 
 use apr_cli::source;
 use apr_cli::source::cache::Home;
+use apr_cli::source::name::Tagged;
 use apr_cli::source::pacha::Registry;
 use engine::{Result, term};
 
 use crate::args::TagArgs;
-use crate::cmd::push::registered;
 use crate::interrupt;
 
 /// Puts it into the registry.
 pub fn execute(args: &TagArgs) -> Result<ExitCode> {
     let _cancel = interrupt::watch()?;
-    let name = registered(&args.name)?;
+    let name = Tagged::registered(&args.name)?;
     let path = source::resolve(&args.model, &args.source.access(false))?;
-    let model = Registry::of(&Home::find()?).tag(&path, &args.model.to_string_lossy(), &name)?;
-    term::note(&format!("pacha://{name} is {} files, {}", model.files.len(), term::size(model.bytes() as f64)));
+    let registry = Registry::of(&Home::find()?);
+    let model = term::busy("hashing", || registry.tag(&path, &args.model.to_string_lossy(), &name))?;
+    let files = match model.files.len() {
+        1 => "1 file".to_string(),
+        n => format!("{n} files"),
+    };
+    term::note(&format!(
+        "{name} is {files}, {}; every command that takes a model takes this name",
+        term::size(model.bytes() as f64)
+    ));
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use engine::error::quoted;
+use engine::error::{quoted, quoted_path};
 use engine::{Error, Kind, Result, knobs, limits, term};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -245,7 +245,7 @@ impl Entry {
             let Ok(meta) = fs::metadata(&path) else { continue };
             if meta.len() != w.bytes || modified_ns(&meta) != w.modified_ns {
                 if sha256_of(&path).ok().as_ref() != Some(&sha256) {
-                    let what = format!("{} was changed since it was downloaded", quoted(&path.to_string_lossy()));
+                    let what = format!("{} was changed since it was downloaded", quoted_path(path));
                     term::warn_unless(quiet, &what);
                     continue;
                 }
@@ -338,7 +338,7 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
 
 /// The error for a place that takes nothing.
 pub fn unwritten(path: &Path, e: &std::io::Error) -> Error {
-    Error::new(Kind::Output, format!("cannot write {}: {e}", quoted(&path.to_string_lossy())))
+    Error::new(Kind::Output, format!("cannot write {}: {e}", quoted_path(path)))
         .hint("APR_HOME names another folder for downloads")
 }
 

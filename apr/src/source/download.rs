@@ -13,7 +13,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use engine::error::quoted;
+use engine::error::quoted_path;
 use engine::term::{self, Progress};
 use engine::{Error, Kind, Result, limits};
 use sha2::{Digest, Sha256 as Hasher};
@@ -483,7 +483,7 @@ impl Job<'_> {
                 }
                 lost += 1;
                 if lost > LOST_MAX {
-                    let what = format!("{} does not keep what is written", quoted(&self.part.to_string_lossy()));
+                    let what = format!("{} does not keep what is written", quoted_path(&self.part));
                     return Err(Error::new(Kind::Output, what).hint("check the disk").into());
                 }
                 let mut s = shared.lock();
@@ -525,7 +525,7 @@ impl Job<'_> {
     }
 
     fn unwritten(&self, e: &std::io::Error) -> Error {
-        let error = Error::new(Kind::Output, format!("cannot write {}: {e}", quoted(&self.part.to_string_lossy())));
+        let error = Error::new(Kind::Output, format!("cannot write {}: {e}", quoted_path(&self.part)));
         match e.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 error.hint("make room, or name another folder by APR_HOME; then give the same command again")
@@ -541,10 +541,7 @@ impl Job<'_> {
         match free_bytes(&self.part) {
             Some(free) if free < needed.saturating_add(SPARE_BYTES) => Err(Error::new(
                 Kind::Output,
-                format!(
-                    "{needed} bytes are to come, and {free} are free where {} is",
-                    quoted(&self.part.to_string_lossy())
-                ),
+                format!("{needed} bytes are to come, and {free} are free where {} is", quoted_path(&self.part)),
             )
             .hint("make room, or name another folder by APR_HOME")),
             _ => Ok(()),
@@ -573,9 +570,8 @@ impl Job<'_> {
             }
         }
         //= F-INT-289
-        fs::rename(&self.part, target).map_err(|e| {
-            Error::new(Kind::Output, format!("cannot write {}: {e}", quoted(&target.to_string_lossy())))
-        })?;
+        fs::rename(&self.part, target)
+            .map_err(|e| Error::new(Kind::Output, format!("cannot write {}: {e}", quoted_path(target))))?;
         let _ = fs::remove_file(&self.journal);
         // A name is on the disk once its folder is. Not every system can do that.
         let _ = target.parent().map(|folder| File::open(folder).and_then(|f| f.sync_all()));

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use engine::error::{printable, quoted};
+use engine::error::{printable, quoted, quoted_path};
 use engine::{Error, Kind, Place, Result, knobs, limits};
 use ureq::http::{HeaderMap, StatusCode};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
@@ -155,7 +155,7 @@ impl Client {
             let all: Vec<Certificate<'static>> = all.collect();
             // With none to trust every certificate would be refused, and each would look like the culprit.
             if all.is_empty() {
-                let file = quoted(&file.to_string_lossy());
+                let file = quoted_path(&file);
                 return Err(Error::new(Kind::Malformed, format!("SSL_CERT_FILE: there is no certificate in {file}"))
                     .hint("certificates in PEM begin with -----BEGIN CERTIFICATE-----"));
             }

@@ -17,8 +17,8 @@ pub mod url;
 
 use std::path::{Path, PathBuf};
 
-use engine::error::quoted;
-use engine::{Error, Kind, Result, knobs, similar};
+use engine::error::{quoted, quoted_path};
+use engine::{Error, Kind, Result, knobs, similar, term};
 
 use cache::Home;
 pub use kept::{Cache, Held, caches, list, remove};
@@ -80,15 +80,18 @@ pub fn found(model: &Path, access: &Access) -> Result<Found> {
 /// Brings a model into the cache as it is now, whatever is cached. Gives where it is.
 pub fn pull(model: &Path, from: Option<&Path>, access: &Access) -> Result<PathBuf> {
     let home = Home::find()?;
-    let source = understood(model)?;
-    if let (Source::Registry(name), Some(folder)) = (&source, from) {
+    if let Some(folder) = from {
+        let name = Tagged::registered(&model.to_string_lossy())?;
         let registry = pacha::Registry::of(&home);
-        pacha::copy(&pacha::Registry::at(folder), &registry, name)?;
-        return registry.open(name);
+        let copied = || pacha::copy(&pacha::Registry::at(folder), &registry, &name);
+        if access.quiet {
+            copied()?
+        } else {
+            term::busy("copying", copied)?
+        };
+        return registry.open(&name);
     }
-    if from.is_some() {
-        return Err(Error::new(Kind::Usage, "only models of a registry, pacha://.., can be had from a folder"));
-    }
+    let source = understood(model)?;
     let refuse = |what: &str| {
         Err(Error::new(
             Kind::NotFound,
@@ -132,15 +135,23 @@ fn understood(model: &Path) -> Result<Source> {
         //= F-CLI-003 F-INT-287
         //= F-JID-277
         Name::Path(path) if !is_absent(&path) => Source::Path(path),
+        // The user's own names count before those that others gave.
         Name::Path(path) => {
+            let tagged = path.to_str().and_then(Tagged::parse);
             let short = path.to_str().and_then(|text| Tagged::parse(&text.to_ascii_lowercase()));
-            match short.and_then(|s| foreign::short(&s).map(Source::Found).or_else(|| alias::find(&s).map(Source::Hub)))
-            {
+            let own = tagged.filter(|name| registry().is_some_and(|r| r.has(name))).map(Source::Registry);
+            let others = |s: Tagged| foreign::short(&s).map(Source::Found).or_else(|| alias::find(&s).map(Source::Hub));
+            match own.or_else(|| short.and_then(others)) {
                 Some(source) => source,
                 None => return Err(not_found(&path)),
             }
         }
     })
+}
+
+/// The user's registry, if there can be one.
+fn registry() -> Option<pacha::Registry> {
+    Home::find().ok().map(|home| pacha::Registry::of(&home))
 }
 
 fn is_absent(path: &Path) -> bool {
@@ -180,8 +191,9 @@ fn not_cached(name: &str, home: &Home) -> Error {
 
 fn not_found(path: &Path) -> Error {
     let text = path.to_string_lossy();
-    let error = Error::new(Kind::NotFound, format!("file not found: {}", quoted(&text)));
-    match neighbour(path).or_else(|| alias::like(&text)) {
+    let error = Error::new(Kind::NotFound, format!("file not found: {}", quoted_path(path))).in_file(path);
+    let own = || registry()?.like(&Tagged::parse(&text)?);
+    match neighbour(path).or_else(own).or_else(|| alias::like(&text)) {
         Some(name) => error.hint(format!("did you mean {}?", quoted(&name))),
         None if Repo::parse(&text).is_some() && !text.ends_with(".gguf") => {
             error.hint(format!("of the hub it would be {}", quoted(&format!("hf://{text}"))))

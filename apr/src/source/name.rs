@@ -6,7 +6,7 @@
 //! org/repo:QUANT                            the same, for a GGUF file of this quantisation
 //! http(s)://host/model.gguf[#sha256=HEX]    a file
 //! pacha://name[:tag]                        a model of the registry
-//! qwen2.5-coder:0.5b                        a short name of `alias.rs`, or one that Ollama has
+//! name[:tag]                                the same, or else a short name of `alias.rs`, or one that Ollama has
 //! ```
 
 use std::fmt;
@@ -207,6 +207,14 @@ impl Tagged {
         let part = |s: &str| is_word(s) && is_file_name(s) && s.len() <= 128;
         (part(name) && part(tag)).then(|| Tagged { name: name.into(), tag: tag.into() })
     }
+
+    /// Where only a name of a registry can stand: written with `pacha://` or without.
+    pub fn registered(text: &str) -> Result<Tagged> {
+        Tagged::parse(text.strip_prefix("pacha://").unwrap_or(text)).ok_or_else(|| {
+            Error::new(Kind::Usage, format!("{} cannot be the name of a model in a registry", quoted(text)))
+                .hint("names and tags have letters, digits, -, _ and .: coder:v1")
+        })
+    }
 }
 
 impl fmt::Display for Tagged {
@@ -388,9 +396,9 @@ fn hub(rest: &str) -> std::result::Result<HubName, &'static str> {
     let repo = Repo::parse(&format!("{org}/{name}")).ok_or("org and repo have letters, digits, -, _ and .")?;
     // What a browser shows: /blob/main/file, /resolve/main/file, /tree/main.
     let mut path = path;
-    if let Some((_, rest)) =
-        path.and_then(|p| p.split_once('/')).filter(|(k, _)| ["blob", "resolve", "tree"].contains(k))
-    {
+    // Behind a revision of its own, a folder of such a name is one.
+    let page = path.filter(|_| revision.is_none()).and_then(|p| p.split_once('/'));
+    if let Some((_, rest)) = page.filter(|(k, _)| ["blob", "resolve", "tree"].contains(k)) {
         let (shown, file) = rest.split_once('/').map_or((rest, None), |(shown, file)| (shown, Some(file)));
         revision = Some(Revision::parse(shown).ok_or("no such revision can be")?);
         path = file;
@@ -456,6 +464,8 @@ mod tests {
             ("hf.co/org/repo:IQ4_XS", "hf://org/repo:IQ4_XS"),
             ("hf://org/repo@v1.0/sub/a b.gguf", "hf://org/repo@v1.0/sub/a b.gguf"),
             ("hf://org/repo@refs%2Fpr%2F1", "hf://org/repo@refs%2Fpr%2F1"),
+            ("https://huggingface.co/org/repo/blob/v1/blob/v2/m.gguf", "hf://org/repo@v1/blob/v2/m.gguf"),
+            ("hf://org/repo@v1/blob/v2/m.gguf", "hf://org/repo@v1/blob/v2/m.gguf"),
             ("https://huggingface.co/org/repo/blob/main/m.gguf", "hf://org/repo@main/m.gguf"),
             ("https://huggingface.co/org/repo/resolve/main/m.gguf?download=true", "hf://org/repo@main/m.gguf"),
             ("HTTP://Host:80/a/m.gguf?x=1", "url http://host:80/a/m.gguf?x=1"),

@@ -21,7 +21,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use engine::error::quoted;
+use engine::error::{quoted, quoted_path};
 use engine::{Error, Kind, Result, similar};
 use serde::{Deserialize, Serialize};
 
@@ -133,18 +133,35 @@ impl Registry {
     pub fn find(&self, name: &Tagged) -> Result<Model> {
         let file = self.tag_file(name);
         if let Some(text) = read_small(&file) {
-            return Model::parse(&text)
-                .ok_or_else(|| Error::malformed(format!("{} is damaged", quoted(&file.to_string_lossy()))));
+            return Model::parse(&text).ok_or_else(|| Error::malformed(format!("{} is damaged", quoted_path(&file))));
         }
-        let known: Vec<String> = self.list().into_iter().map(|(name, _)| name.to_string()).collect();
-        let error = Error::new(Kind::NotFound, format!("the registry has no {}", quoted(&format!("pacha://{name}"))));
-        let mut same_name = known.iter().filter(|k| k.split(':').next() == Some(name.name.as_str()));
-        let near = same_name.next().cloned().or_else(|| similar::nearest(&name.to_string(), known.iter().cloned()));
-        Err(match near {
+        let (place, empty) = match &self.home {
+            Some(_) => ("the registry".to_string(), "it is empty; apr tag MODEL NAME adds one"),
+            None => (format!("the registry in {}", quoted_path(&self.root)), "it is empty; apr push NAME DIR adds one"),
+        };
+        let error = Error::new(Kind::NotFound, format!("{place} has no {}", quoted(&format!("pacha://{name}"))));
+        let known = self.names();
+        Err(match self.like(name) {
             Some(near) => error.hint(format!("did you mean {}?", quoted(&format!("pacha://{near}")))),
-            None if known.is_empty() => error.hint("it is empty; apr tag MODEL NAME adds one"),
+            None if known.is_empty() => error.hint(empty),
             None => error.hint(format!("it has {}", known.join(", "))),
         })
+    }
+
+    /// Whether the name means something, damaged or not.
+    pub fn has(&self, name: &Tagged) -> bool {
+        self.tag_file(name).is_file()
+    }
+
+    /// The name that was meant: the same one with another tag, or else one that is much like it.
+    pub fn like(&self, name: &Tagged) -> Option<String> {
+        let known = self.names();
+        let same = known.iter().find(|k| k.split(':').next() == Some(name.name.as_str())).cloned();
+        same.or_else(|| similar::nearest(&name.to_string(), known))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.list().into_iter().map(|(name, _)| name.to_string()).collect()
     }
 
     /// Where the model of a name can be opened. Every file of it is what it was.

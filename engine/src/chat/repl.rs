@@ -114,7 +114,7 @@ pub fn run(config: &ChatConfig, options: &Options, mut terminal: Terminal) -> Re
         chat.drafted_by(draft)?;
     }
     let mut input = Input::open()?;
-    if matches!(input, Input::Editor(_)) {
+    if matches!(input, Input::Editor(_)) && !terminal.is_quiet() {
         term::clear();
         term::note("/help lists what can be done, /exit leaves");
     }
@@ -162,13 +162,16 @@ fn answer(chat: &mut Chat<'_>, line: &str, options: &Options, terminal: &mut Ter
     options.cancel.store(false, Ordering::Relaxed);
     match said {
         Ok(answer) => {
-            terminal.line_end(&answer.text)?;
+            terminal.line_end()?;
             if answer.finish == Finish::Cancelled {
                 term::note("stopped");
             }
         }
         Err(e) if e.kind == Kind::Interrupted => term::note("stopped"),
-        Err(e) => return Err(e),
+        Err(e) => {
+            terminal.line_end()?;
+            return Err(e);
+        }
     }
     Ok(())
 }

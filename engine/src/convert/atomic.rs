@@ -4,19 +4,23 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result, quoted};
+use crate::error::{Error, Kind, Result, quoted_path};
 use crate::file::outgoing::unwritten;
 
 /// Has `make` write a file under a temporary name beside `path`, puts it on the disk, and only then calls it `path`.
 /// Gives its size. What was made of a file that was not finished is removed.
 pub fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
-    let shown = quoted(&path.to_string_lossy());
+    let shown = quoted_path(path);
     let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
     if path.file_name().is_none() || path.is_dir() {
         return Err(Error::new(Kind::Usage, format!("{shown} is not the name of a file")));
     }
+    // A rename would put a file in the place of a device or pipe, for everybody.
+    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Err(Error::new(Kind::Usage, format!("{shown} is a device or a pipe, and a model is a file")));
+    }
     let draft = Draft(beside(path, "part"));
-    let bytes = fill(&draft.0, make)?;
+    let bytes = fill(&draft.0, path, make)?;
     fs::rename(&draft.0, path).map_err(|e| failed(&e))?;
     settle(path);
     Ok(bytes)
@@ -27,7 +31,7 @@ pub fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
 pub fn folder(path: &Path, make: impl FnOnce(&mut Folder) -> Result<()>) -> Result<u64> {
     // Without a separator at the end, which is in the way of renaming.
     let path: PathBuf = path.components().collect();
-    let shown = quoted(&path.to_string_lossy());
+    let shown = quoted_path(&path);
     let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
     if path.file_name().is_none() {
         return Err(Error::new(Kind::Usage, format!("{shown} is not the name of a new folder")));
@@ -38,7 +42,7 @@ pub fn folder(path: &Path, make: impl FnOnce(&mut Folder) -> Result<()>) -> Resu
     }
     let draft = Draft(beside(&path, "part"));
     fs::create_dir(&draft.0).map_err(|e| failed(&e))?;
-    let mut folder = Folder { path: draft.0.clone(), bytes: 0 };
+    let mut folder = Folder { path: draft.0.clone(), shown: path.clone(), bytes: 0 };
     make(&mut folder)?;
     settle(&draft.0.join("config.json"));
     if there {
@@ -60,13 +64,15 @@ pub fn folder(path: &Path, make: impl FnOnce(&mut Folder) -> Result<()>) -> Resu
 /// A folder in the making.
 pub struct Folder {
     path: PathBuf,
+    /// Its final name.
+    shown: PathBuf,
     bytes: u64,
 }
 
 impl Folder {
     /// Has `make` write a file in it, and puts that on the disk.
     pub fn write(&mut self, name: &str, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-        self.bytes += fill(&self.path.join(name), make)?;
+        self.bytes += fill(&self.path.join(name), &self.shown.join(name), make)?;
         Ok(())
     }
 }
@@ -76,7 +82,7 @@ const PARTS: &[&str] = &["json", "safetensors", "jinja", "txt", "model", "md", "
 
 /// Refuses to remove a folder that may hold something else.
 fn replaceable(path: &Path) -> Result<()> {
-    let shown = quoted(&path.to_string_lossy());
+    let shown = quoted_path(path);
     let refused = |what: String| {
         Err(Error::new(Kind::Usage, what).hint("give another name, or remove it yourself if nothing in it is needed"))
     };
@@ -88,16 +94,16 @@ fn replaceable(path: &Path) -> Result<()> {
         let known = file.extension().or(file.file_name()).and_then(|e| e.to_str()).map(|e| e.trim_start_matches('.'));
         let part = entry.file_type().is_ok_and(|t| t.is_file()) && known.is_some_and(|e| PARTS.contains(&e));
         if !part {
-            let name = quoted(&entry.file_name().to_string_lossy());
+            let name = quoted_path(entry.file_name());
             return refused(format!("{shown} holds {name}, which is no part of a model"));
         }
     }
     Ok(())
 }
 
-/// A new file with what `make` writes, on the disk. Gives its size.
-fn fill(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
-    let shown = quoted(&path.to_string_lossy());
+/// A new file with what `make` writes, on the disk, which messages call by the name that it will have. Gives its size.
+fn fill(path: &Path, named: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
+    let shown = quoted_path(named);
     let failed = |e: &std::io::Error| Error::new(Kind::Output, format!("cannot write {shown}: {e}"));
     let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|e| failed(&e))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -148,7 +154,20 @@ mod tests {
         assert_eq!(write(&path, |out| out.write_all(b"new").map_err(|e| unwritten(&e))).unwrap(), 3);
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
-        assert!(write(dir.path(), |_| Ok(())).is_err() && write(&dir.path().join("no/where"), |_| Ok(())).is_err());
+        assert!(write(dir.path(), |_| Ok(())).is_err());
+        #[cfg(unix)]
+        {
+            let pipe = dir.path().join("pipe");
+            let _listener = std::os::unix::net::UnixListener::bind(&pipe).unwrap();
+            let link = dir.path().join("link");
+            std::os::unix::fs::symlink(&pipe, &link).unwrap();
+            for special in [&pipe, &link] {
+                assert_eq!(write(special, |_| Ok(())).unwrap_err().kind, Kind::Usage);
+                assert!(!fs::metadata(special).unwrap().is_file(), "it is what it was");
+            }
+        }
+        let nowhere = write(&dir.path().join("no/where"), |_| Ok(())).unwrap_err();
+        assert!(nowhere.what.contains("no/where'") && !nowhere.what.contains(".part"), "{nowhere}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use compute::{Bytes, Format, WeightRef};
 use foreign::looks_like;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Kind, Place, Result, quoted};
+use crate::error::{Error, Kind, Place, Result, quoted, quoted_path};
 
 /// A container format: how to know it and how to read it.
 pub struct Container {
@@ -221,6 +221,10 @@ pub fn missing(key: &str) -> Error {
 
 /// Maps a model file, finds out what it is, and checks it. A folder is one in HuggingFace's layout.
 pub fn open(path: &Path) -> Result<Checked> {
+    opened(path).map_err(|e| e.in_file(path))
+}
+
+fn opened(path: &Path) -> Result<Checked> {
     if path.is_dir() {
         return hf::open_folder(path);
     }
@@ -231,7 +235,7 @@ pub fn open(path: &Path) -> Result<Checked> {
         None => {
             let names: Vec<&str> = ALL.iter().map(|c| c.name).collect();
             //= F-JID-278
-            Err(Error::malformed(format!("{} is not a model file that apr knows", quoted(&path.to_string_lossy())))
+            Err(Error::malformed(format!("{} is not a model file that apr knows", quoted_path(path)))
                 .at(Place::Byte(0))
                 .hint(format!("it begins with {}; known containers: {}", looks_like(head), names.join(", "))))
         }
@@ -241,7 +245,11 @@ pub fn open(path: &Path) -> Result<Checked> {
 /// Maps one file. Directories, devices and pipes are refused before anything is read from them.
 //= F-GGUF-052
 pub fn map(path: &Path) -> Result<Bytes> {
-    let shown = || quoted(&path.to_string_lossy());
+    mapped(path).map_err(|e| e.in_file(path))
+}
+
+fn mapped(path: &Path) -> Result<Bytes> {
+    let shown = || quoted_path(path);
     let meta = std::fs::metadata(path).map_err(|e| Error::from_io(&e, path))?;
     if !meta.is_file() {
         let what = if meta.is_dir() { "a directory" } else { "not a regular file" };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use compute::Bytes;
 
-use super::{Checked, Metadata, at_most, inside};
+use super::{Checked, Metadata, at_most};
 use crate::error::{Error, Place, Result, quoted};
 use crate::limits;
 
@@ -106,15 +106,15 @@ impl Parts {
 
     fn part(&self, path: &Path, no: u64, of: Split) -> Result<Checked> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let part = (self.parse)(super::map(path)?).map_err(|e| inside(e, &name))?;
-        let found = Split::of(&part.metadata).map_err(|e| inside(e, &name))?;
+        let part = super::map(path).and_then(self.parse).map_err(|e| e.in_file(path))?;
+        let found = Split::of(&part.metadata).map_err(|e| e.in_file(path))?;
         let agrees = found.is_some_and(|found| {
             (found.no, found.count) == (no, of.count)
                 && found.tensors.zip(of.tensors).is_none_or(|(theirs, ours)| theirs == ours)
         });
         if !agrees {
             let what = format!("{} is not part {} of {} of the same model", quoted(&name), no + 1, of.count);
-            return Err(Error::malformed(what).at(Place::Key("split.no".into())));
+            return Err(Error::malformed(what).at(Place::Key("split.no".into())).in_file(path));
         }
         Ok(part)
     }

@@ -82,6 +82,22 @@ impl Default for Plan {
     }
 }
 
+impl Plan {
+    /// Refuses what no scheduler can do, whatever the model.
+    pub fn check(&self) -> Result<()> {
+        let (running, queue) = (self.running_max, self.queue_max);
+        if running == 0 || running > limits::RUNNING_MAX {
+            let what = format!("{running} requests together; 1 to {} are possible", limits::RUNNING_MAX);
+            return Err(Error::new(Kind::Usage, what));
+        }
+        if queue > limits::QUEUE_MAX {
+            let what = format!("a queue of {queue}; at most {} may wait", limits::QUEUE_MAX);
+            return Err(Error::new(Kind::Usage, what));
+        }
+        Ok(())
+    }
+}
+
 /// What time it is, since some fixed moment. A simulation has its own.
 pub type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 

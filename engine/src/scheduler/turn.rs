@@ -95,17 +95,7 @@ impl Sequence {
 impl Scheduler {
     /// With a clock of the caller's.
     pub fn new(mut loaded: Loaded, plan: Plan, clock: Clock) -> Result<(Scheduler, Handle)> {
-        let refuse = |what: String| Err(Error::new(Kind::Usage, what));
-        if plan.running_max == 0 || plan.running_max > limits::RUNNING_MAX {
-            return refuse(format!(
-                "{} requests together; 1 to {} are possible",
-                plan.running_max,
-                limits::RUNNING_MAX
-            ));
-        }
-        if plan.queue_max > limits::QUEUE_MAX {
-            return refuse(format!("a queue of {}; at most {} may wait", plan.queue_max, limits::QUEUE_MAX));
-        }
+        plan.check()?;
         loaded.runner.reserve_blocks(1)?;
         let counters = loaded.runner.counters();
         let block_bytes = (counters.kv_bytes / counters.kv_blocks.max(1)).max(1);
@@ -115,10 +105,8 @@ impl Scheduler {
             None => (KV_BYTES_DEFAULT / block_bytes).max(whole as u64).min(4 * whole as u64) as usize,
         };
         if blocks == 0 {
-            return refuse(format!(
-                "a KV cache of {} bytes: one block takes {block_bytes}",
-                plan.kv_bytes.unwrap_or(0)
-            ));
+            let what = format!("a KV cache of {} bytes: one block takes {block_bytes}", plan.kv_bytes.unwrap_or(0));
+            return Err(Error::new(Kind::Usage, what));
         }
         let blocks = blocks.min(u32::MAX as usize);
         let counted = Snapshot { kv_blocks_total: blocks, kv_block_bytes: block_bytes, ..Snapshot::default() };

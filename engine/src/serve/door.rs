@@ -106,6 +106,18 @@ fn named(server: &Server, headers: &HeaderMap, uri: &Uri) -> Answered<()> {
     Ok(())
 }
 
+/// Whether a Host header can have this name.
+pub fn is_host(name: &str) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && (name.chars().all(plain) || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok())
+}
+
+/// Whether an Origin header can be this: a scheme, a host, perhaps a port, and nothing after it.
+pub fn is_origin(text: &str) -> bool {
+    let authority = |(scheme, rest): (&str, &str)| !scheme.is_empty() && is_host(without_port(rest));
+    matches!(text, "*" | "null") || text.split_once("://").is_some_and(authority)
+}
+
 /// A host without its port; an IPv6 address stays in its brackets.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::problem::{Answered, Problem};
 use super::route::Field;
-use crate::error::quoted;
+use crate::error::printable;
+use crate::limits;
 
 /// The body of a request.
 pub struct Fields(Map<String, Value>);
@@ -103,7 +104,9 @@ impl Fields {
     /// A whole number from `low` to `high`.
     pub fn whole(&self, name: &str, low: u64, high: u64) -> Answered<Option<u64>> {
         let expected = || format!("a whole number from {low} to {high}");
-        let checked = |v: &Value| match v.as_u64() {
+        // Some languages write every number with a point.
+        let integral = |x: f64| (x.fract() == 0.0 && (0.0..=2f64.powi(53)).contains(&x)).then_some(x as u64);
+        let checked = |v: &Value| match v.as_u64().or_else(|| v.as_f64().and_then(integral)) {
             Some(n) if (low..=high).contains(&n) => Ok(n),
             _ => Err(wrong(name, v, &expected())),
         };
@@ -146,8 +149,9 @@ fn says(value: &Value, json: &str) -> bool {
 
 /// A field has another type or value than `expected`.
 pub fn wrong(name: &str, value: &Value, expected: &str) -> Problem {
-    Problem::field(name, format!("'{name}' has to be {expected}, and it is {}", quoted(&value.to_string())))
-        .code("invalid_value")
+    // JSON has quotes of its own.
+    let shown = printable(&value.to_string(), limits::QUOTED_CHARS_MAX);
+    Problem::field(name, format!("'{name}' has to be {expected}, and it is {shown}")).code("invalid_value")
 }
 
 #[cfg(test)]
@@ -175,6 +179,11 @@ mod tests {
         assert_eq!(of(f.texts("s").unwrap_err()), "s");
         assert_eq!(of(f.needed("z").unwrap_err()), "z");
         assert_eq!(f.flag("z"), Ok(None));
+        let said = wrong("s", &Value::from("x"), "a number").message;
+        assert_eq!(said, "'s' has to be a number, and it is \"x\"");
+        let spelt = fields(r#"{"n": 2.0, "m": -1.0, "big": 1e300}"#);
+        assert_eq!(spelt.whole("n", 1, 9), Ok(Some(2)));
+        assert!(spelt.whole("m", 0, 9).is_err() && spelt.whole("big", 0, u64::MAX).is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod openapi;
 mod otel;
 mod problem;
 mod route;
+mod running;
 mod tokens;
 mod tools;
 mod traced;
@@ -45,6 +46,7 @@ use crate::session::Understood;
 use fields::Fields;
 use problem::{Answered, Problem};
 use route::Route;
+pub use running::{Running, run_elsewhere, start};
 
 /// Every route of every dialect.
 static ALL: &[&[Route]] = &[
@@ -349,32 +351,28 @@ pub fn run(
     ended
 }
 
-/// [`run`] on a thread of its own. Dropping the future stops the server.
-pub async fn run_elsewhere(
-    config: ServeConfig,
-    options: Options,
-    notice: impl Fn(Notice<'_>) -> Result<()> + Send + Sync + 'static,
-) -> Result<()> {
-    struct Stops(Shutdown);
-    impl Drop for Stops {
-        fn drop(&mut self) {
-            self.0.begin();
-        }
-    }
-    let _stops = Stops(options.shutdown.clone());
-    let (sender, ended) = oneshot::channel();
-    let serve = move || drop(sender.send(run(&config, &options, notice)));
-    let no_thread = |e| Error::new(Kind::TooLarge, format!("no thread for the server: {e}"));
-    std::thread::Builder::new().name("serve".into()).spawn(serve).map_err(no_thread)?;
-    ended.await.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the server ended without a word")))
-}
-
 /// The socket, if it may be opened.
 //= F-SERVE-246
 //= F-SERVE-247
 fn listen(config: &ServeConfig, options: &Options) -> Result<TcpListener> {
     let (host, port) = (config.host.trim_start_matches('[').trim_end_matches(']'), config.port);
     let flag = |what: String, flag: &str| Error::new(Kind::Usage, what).at(Place::Flag(flag.into()));
+    if options.name.as_ref().is_some_and(|name| name.trim().is_empty()) {
+        return Err(flag("an empty name is none".into(), "--name").hint("leave it away and the file's name is used"));
+    }
+    if options.name.as_ref().is_some_and(|name| name.contains(|c: char| c.is_control())) {
+        return Err(flag("a name with control characters is none".into(), "--name"));
+    }
+    // One that can match nothing would be found out by who stands before a closed door.
+    if let Some(host) = options.allow_hosts.iter().find(|h| !door::is_host(h)) {
+        return Err(flag(format!("{} is not the name of a host", quoted(host)), "--allow-host")
+            .hint("the name alone, without http:// and port: llm.example"));
+    }
+    if let Some(origin) = options.cors_origins.iter().find(|o| !door::is_origin(o)) {
+        return Err(flag(format!("{} is not the origin of a page", quoted(origin)), "--cors-origin")
+            .hint("as browsers send it: https://app.example, http://localhost:3000, or * for every page"));
+    }
+    options.plan.check()?;
     let addresses = (host, port).to_socket_addrs();
     let address = addresses.ok().and_then(|mut a| a.next());
     let address = address.ok_or_else(|| flag(format!("{} is no address of this machine", quoted(host)), "--host"))?;

@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::ServeConfig;
-    use crate::serve::{Notice, Options, run};
+    use crate::serve::{Options, start};
 
     /// A collector: what it was sent, path and body.
     fn collector() -> (String, Receiver<(String, Value)>) {
@@ -267,31 +267,16 @@ mod tests {
         let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/qwen2-tiny-q8_0.gguf");
         let config = ServeConfig { model_path: model.into(), host: "127.0.0.1".into(), port: 0, gpu: false };
         let options = Options { otlp: Some(endpoint), threads: Some(1), ..Options::default() };
-        let (shutdown, (sender, ready)) = (options.shutdown.clone(), channel());
-        let server = thread::spawn(move || {
-            run(&config, &options, move |notice| {
-                if let Notice::Listening { address, .. } = notice {
-                    sender.send(address).unwrap();
-                }
-                Ok(())
-            })
-        });
-        let to = ready.recv().unwrap();
+        let server = start(config, options, |_| Ok(())).unwrap();
+        let to = server.address();
         let trace = "0af7651916cd43dd8448eb211c80319c";
         let body = r#"{"prompt": "def", "max_tokens": 4, "n": 2, "stream": true}"#;
-        let reply = loop {
-            let reply = say(to, &format!("00-{trace}-b7ad6b7169203331-01"), body);
-            if !reply.contains("503") {
-                break reply;
-            }
-            thread::sleep(Duration::from_millis(20));
-        };
+        let reply = say(to, &format!("00-{trace}-b7ad6b7169203331-01"), body);
         assert!(reply.contains("[DONE]"), "{reply}");
         // Who does not sample is not noted, and who is refused never began.
         say(to, &format!("00-{trace}-b7ad6b7169203331-00"), body);
         say(to, "", r#"{"prompt": 3}"#);
-        shutdown.begin();
-        server.join().unwrap().unwrap();
+        server.stop().unwrap();
         let (path, sent) = got.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(path, "/v1/traces");
         assert!(got.recv_timeout(Duration::from_millis(300)).is_err());

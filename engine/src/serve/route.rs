@@ -15,6 +15,7 @@ use axum::routing::{MethodFilter, on};
 use super::problem::{Answered, Problem};
 use super::{ALL, Server, door};
 use crate::error::quoted;
+use crate::similar;
 
 /// What a handler comes to.
 pub type Reply = Pin<Box<dyn Future<Output = Answered<Response<Body>>> + Send>>;
@@ -101,9 +102,20 @@ pub fn router(server: &Arc<Server>) -> Router {
 }
 
 async fn no_route(request: Request) -> Response<Body> {
-    let there: Vec<String> = all().map(|r| format!("{} {}", r.method, r.path)).collect();
-    let what = format!("there is no {}; there are {}", quoted(request.uri().path()), there.join(", "));
+    let what = nowhere(request.uri().path());
     Problem::new(StatusCode::NOT_FOUND, what).code("no_such_route").into_response()
+}
+
+/// Says where the path may have been meant to lead.
+fn nowhere(path: &str) -> String {
+    let path = quoted(path);
+    match similar::nearest(path.trim_matches('\''), all().map(|r| r.path)) {
+        Some(near) => format!("there is no {path}; did you mean '{near}'?"),
+        None => {
+            let there: Vec<String> = all().map(|r| format!("{} {}", r.method, r.path)).collect();
+            format!("there is no {path}; there are {}", there.join(", "))
+        }
+    }
 }
 
 async fn no_method(request: Request) -> Response<Body> {
@@ -128,6 +140,10 @@ mod tests {
             let asked = route.path.replace("{*id}", "a/b");
             assert_eq!(of(&asked).map(|r| r.path), Some(route.path));
         }
+        for meant in ["/v1/chat/completions/", "/chat/completions", "/v1/chat/completion"] {
+            assert!(nowhere(meant).ends_with("did you mean '/v1/chat/completions'?"), "{}", nowhere(meant));
+        }
+        assert!(nowhere("/favicon.ico").contains("POST /v1/chat/completions"));
         assert!(of("/v1/models/").is_none() && of("//v1//models").is_none() && of("/V1/models").is_none());
     }
 }

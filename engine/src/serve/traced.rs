@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result, quoted};
 use crate::limits;
 use crate::scheduler::{Timings, Token, Usage};
 use crate::session::{Event, Finish, Generation, Loaded, Observer, PREFILL_CHUNK, Session, Understood};
-use crate::trace::{self, Trace, Traced};
+use crate::trace::{self, Digest, Trace, Traced};
 
 /// How deep a trace looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Level {
 
 /// The copy of the model for traced requests, and the hash of its files. One request at a time.
 pub struct Prepared {
-    model: Mutex<Option<(Loaded, String)>>,
+    model: Mutex<Option<(Loaded, Digest)>>,
     /// Those that wait for their turn, and the one that has it.
     room: Arc<Semaphore>,
     /// Whose turn it is.
@@ -133,10 +133,10 @@ fn run(
         let interest = Trace::new(None, false).interest();
         let known = || Understood::open(&server.path, options.context);
         let loaded = server.wish.open(&mut |_| Ok(()), known, &interest)?;
-        let sha256 = loaded.model.sha256(&server.path)?;
-        *kept = Some((loaded, sha256));
+        let digest = Digest::begin(&loaded.model, &server.path)?;
+        *kept = Some((loaded, digest));
     }
-    let (loaded, sha256) = kept.as_mut().expect("invariant: it was put there");
+    let (loaded, digest) = kept.as_mut().expect("invariant: it was put there");
     let request = &wanted.request;
     let mut trace = Trace::new(Some(level.0.to_vec()), false);
     let began = Instant::now();
@@ -166,7 +166,7 @@ fn run(
         config: &config,
         options: &shown,
         loaded,
-        sha256,
+        sha256: digest.get()?,
         load_ms: None,
         stopped_us,
         ended: ended.as_ref(),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use crate::doctor::{Finding, State};
+use crate::doctor::{Finding, NOTHING, State};
 use crate::error::Result;
 
 /// For people: a line for each finding, and what to do below it.
@@ -16,7 +16,10 @@ pub fn text(findings: &[Finding]) -> String {
             State::Note => "--",
             State::Bad => "!!",
         };
-        let _ = writeln!(out, "{mark} {:<15}  {}\n{:20}{}", f.topic, f.found, "", f.advice);
+        let _ = writeln!(out, "{mark} {:<15}  {}", f.topic, f.found);
+        if f.advice != NOTHING {
+            let _ = writeln!(out, "{:20}{}", "", f.advice);
+        }
     }
     out
 }

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::spinner;
+use super::spinner::{self, PATIENCE};
 
-/// Work that takes less shows nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// Characters of the bar.
 const WIDTH: u64 = 24;
 
@@ -17,19 +15,32 @@ pub struct Progress {
     before: Option<u64>,
     quiet: bool,
     shown: bool,
+    /// Everything is written.
+    settling: bool,
 }
 
 impl Progress {
     /// Nothing is shown yet.
     pub fn new(what: &'static str, quiet: bool) -> Progress {
-        Progress { what, since: Instant::now(), before: None, quiet, shown: false }
+        Progress { what, since: Instant::now(), before: None, quiet, shown: false, settling: false }
     }
 
     /// So many of `total` bytes are done.
     pub fn at(&mut self, done: u64, total: u64) {
         let passed = self.since.elapsed();
         let before = *self.before.get_or_insert(done);
-        if self.quiet || passed < PATIENCE {
+        if self.quiet {
+            return;
+        }
+        if done >= total {
+            // All of it is written, and not all of it is on the disk: that may take as long again.
+            if !std::mem::replace(&mut self.settling, true) {
+                spinner::show_after("writing to disk", PATIENCE.saturating_sub(passed));
+                self.shown = true;
+            }
+            return;
+        }
+        if passed < PATIENCE {
             return;
         }
         //= F-UX-038

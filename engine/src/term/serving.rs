@@ -10,7 +10,10 @@ use crate::serve::{Notice, endpoints};
 /// Says it.
 pub fn serving(notice: Notice<'_>) -> Result<()> {
     match notice {
-        Notice::Listening { address, model, key } => listening(address, model, key),
+        Notice::Listening { address, model, key } => {
+            note(&serves(address, model));
+            listening(address, key);
+        }
         Notice::Ready { backend, load_ms } => note(&format!("Ready after {load_ms:.0} ms on {backend}.")),
         Notice::Draining(0) => note("Stopping."),
         Notice::Draining(running) => {
@@ -23,14 +26,31 @@ pub fn serving(notice: Notice<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Every URL can be pasted as it stands.
-//= F-UX-034
-fn listening(mut address: SocketAddr, model: &str, key: bool) {
+/// What nobody can do without: where it is, and warnings.
+pub fn serving_quietly(notice: Notice<'_>) -> Result<()> {
+    match notice {
+        Notice::Listening { address, model, .. } => note(&serves(address, model)),
+        Notice::Warning(_) => serving(notice)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn serves(address: SocketAddr, model: &str) -> String {
+    format!("Serving {} at {} (loading)", printable(model, MESSAGE_CHARS_MAX), base(address))
+}
+
+fn base(mut address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    let base = format!("http://{address}");
-    note(&format!("Serving {} at {base} (loading)", printable(model, MESSAGE_CHARS_MAX)));
+    format!("http://{address}")
+}
+
+/// Every URL can be pasted as it stands.
+//= F-UX-034
+fn listening(address: SocketAddr, key: bool) {
+    let base = base(address);
     note("");
     for (method, path, summary) in endpoints() {
         note(&format!("  {method:<4} {base}{path}  {KEY}{summary}{KEY:#}"));

@@ -83,7 +83,8 @@ fn model(run: &Run<'_>) -> Value {
     let path = &run.config.model_path;
     json!({
         "file": path.file_name().map(|n| n.to_string_lossy()),
-        "path": path.to_string_lossy(),
+        // Text that is no path any more would be worse than none.
+        "path": path.to_str(),
         "sha256": run.sha256,
         "bytes": m.file_bytes,
         "name": m.metadata.string("general.name").ok().flatten(),

@@ -5,6 +5,7 @@
 //! the durations are clock readings, and together with the time spent on looking they are the whole run.
 
 mod chrome;
+mod digest;
 mod document;
 mod replay;
 mod sink;
@@ -17,6 +18,7 @@ use compute::{Interest, Output, Tag};
 use serde_json::{Value, json};
 
 pub use chrome::chrome;
+pub use digest::Digest;
 pub use document::{Run, document};
 pub use replay::{Replay, replay};
 pub use sink::{Sink, abandon, text};

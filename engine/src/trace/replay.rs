@@ -18,6 +18,8 @@ pub struct Replay {
     pub same: usize,
     /// The first that was not: which, and how.
     pub difference: Option<String>,
+    /// The model has another SHA-256 than the one that was recorded.
+    pub other_model: bool,
 }
 
 /// Runs a recorded execution again, on the model named in the trace or on another, and compares event by event:
@@ -26,8 +28,13 @@ pub fn replay(trace: &Value, model: Option<&Path>, cancel: Options, observer: &m
     check_version(trace)?;
     let (config, options) = recorded(trace, model, cancel)?;
     let events = list(trace, "events")?;
-    let outcome = api::run(&config, &options, observer)?;
+    let moved = |e: Error| match (e.kind, model) {
+        (Kind::NotFound, None) => e.hint("--model says where it is now"),
+        _ => e,
+    };
+    let outcome = api::run(&config, &options, observer).map_err(moved)?;
     let again = outcome.trace.map(|t| t.json).unwrap_or_default();
+    let other_model = trace["model"]["sha256"] != again["model"]["sha256"];
     let again = list(&again, "events")?;
     for (i, event) in events.iter().enumerate() {
         let here = again.get(i).unwrap_or(&Value::Null);
@@ -36,18 +43,22 @@ pub fn replay(trace: &Value, model: Option<&Path>, cancel: Options, observer: &m
             let name = event["name"].as_str().or(event["type"].as_str()).unwrap_or("?");
             let place = format!("event {} ({name}{}{})", i + 1, about("iteration"), about("layer"));
             let difference = Some(format!("{place}: {} was {was}, is {is}", field.trim_start_matches('.')));
-            return Ok(Replay { same: i, difference });
+            return Ok(Replay { same: i, difference, other_model });
         }
     }
     let more = (again.len() > events.len()).then(|| {
         format!("event {} is new: the record has {} events, the replay {}", events.len() + 1, events.len(), again.len())
     });
-    Ok(Replay { same: events.len(), difference: more })
+    Ok(Replay { same: events.len(), difference: more, other_model })
 }
 
 /// A document of this version, or of an earlier one with the same first number, is understood.
 //= F-INT-296
 fn check_version(trace: &Value) -> Result<()> {
+    if trace.get("traceEvents").is_some() {
+        let what = "a trace for Chromium's viewer does not say what was run";
+        return Err(Error::new(Kind::Unsupported, what).hint("record it with --trace-format json"));
+    }
     let numbers = |text: &str| -> Option<(u32, u32)> {
         let (major, minor) = text.split_once('.')?;
         Some((major.parse().ok()?, minor.parse().ok()?))
@@ -104,7 +115,10 @@ fn recorded(trace: &Value, model: Option<&Path>, options: Options) -> Result<(In
     };
     let model_path = match model {
         Some(path) => path.into(),
-        None => PathBuf::from(trace["model"]["path"].as_str().ok_or_else(|| wrong("model.path", "is missing"))?),
+        None => {
+            let path = trace["model"]["path"].as_str();
+            PathBuf::from(path.ok_or_else(|| wrong("model.path", "is missing").hint("--model says where it is"))?)
+        }
     };
     let value = |s: &'static Setting| {
         let x = run["sampling"][s.name].as_f64();

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-use crate::error::{Error, Kind, Place, Result, quoted};
+use crate::error::{Error, Kind, Place, Result, quoted_path};
 
 /// A file in the making. It has its final name only once it is complete; given up, it leaves nothing behind.
 pub struct Sink {
@@ -83,7 +83,7 @@ fn forget(path: Option<&Path>) {
 }
 
 fn failed(path: &Path, e: &io::Error) -> Error {
-    let path = quoted(&path.to_string_lossy());
+    let path = quoted_path(path);
     Error::new(Kind::Output, format!("cannot write {path}: {e}")).at(Place::Flag("--trace-output".into()))
 }
 

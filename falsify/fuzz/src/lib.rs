@@ -3,34 +3,21 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::OnceLock;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use engine::ServeConfig;
-use engine::serve::{Notice, Options, run};
+use engine::serve::{Options, Running, start};
 
 /// The server. Who generates is timed out at once: what is tried is the way to the model.
 fn address() -> SocketAddr {
-    static SERVER: OnceLock<SocketAddr> = OnceLock::new();
-    *SERVER.get_or_init(|| {
+    static SERVER: OnceLock<Running> = OnceLock::new();
+    let begin = || {
         let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/qwen2-tiny-q4_k_m.gguf");
         let config = ServeConfig { model_path: model.into(), host: "127.0.0.1".into(), port: 0, gpu: false };
         let options = Options { timeout: Duration::from_micros(1), threads: Some(1), ..Options::default() };
-        let (sender, told) = sync_channel(2);
-        std::thread::spawn(move || {
-            run(&config, &options, move |notice| {
-                match notice {
-                    Notice::Listening { address, .. } => drop(sender.send(Some(address))),
-                    Notice::Ready { .. } => drop(sender.send(None)),
-                    _ => {}
-                }
-                Ok(())
-            })
-        });
-        let address = told.recv().ok().flatten().expect("it listens");
-        told.recv().expect("it is ready");
-        address
-    })
+        start(config, options, |_| Ok(())).expect("it starts")
+    };
+    SERVER.get_or_init(begin).address()
 }
 
 /// Says this on a connection of its own, and gives back what came until the end. Who shows the server that nothing more

@@ -441,6 +441,17 @@ impl Pinned {
         self.bytes
     }
 
+    /// Where it begins, for kernels: the device sees it at the same address.
+    pub fn address(&self) -> u64 {
+        self.start as u64
+    }
+
+    /// Its bytes, to read once the stream was waited for.
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: allocated with this size and zeroed; kernels that write to it are waited for, as above.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes) }
+    }
+
     /// Its bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: allocated with this size and zeroed; one owner.

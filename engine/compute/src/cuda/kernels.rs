@@ -9,6 +9,7 @@ use crate::error::Result;
 /// Dynamic shared memory that a kernel may ask for. Chips of 7.5 have 64 KiB, of which a kernel's own takes some.
 pub(super) const NORM_SHARED: u32 = 62 << 10;
 pub(super) const PRODUCT_SHARED: u32 = 62 << 10;
+pub(super) const ATTEND_SHARED: u32 = 62 << 10;
 
 macro_rules! kernels {
     ($($name:ident $shared:expr),* $(,)?) => {
@@ -30,8 +31,9 @@ macro_rules! kernels {
 }
 
 kernels! {
-    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_one 0, attend_few 0, attend_many 0, product_one PRODUCT_SHARED,
-    product_gated PRODUCT_SHARED, product_many 0, float_one 0, float_many 0, stats 0, stats_merge 0,
+    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_one 0, attend_few 0, attend_many 0,
+    attend_tiles ATTEND_SHARED, product_one PRODUCT_SHARED, product_gated PRODUCT_SHARED, product_few PRODUCT_SHARED,
+    product_many PRODUCT_SHARED, float_one 0, float_many 0, stats 0, stats_merge 0,
 }
 
 /// Arguments of kernels: plain numbers and addresses, no padding.
@@ -71,6 +73,8 @@ arguments! {
     Row [16] { token: u32, position: u32, table: u32, unused: u32 }
     /// What changes from step to step.
     Inputs [32] { rows: u64, tables: u64, visible: u64, wanted: u64 }
+    /// Rows of one sequence that attend together.
+    QueryTile [8] { first: u32, count: u32 }
     /// Quantised activations; no steps: nobody reads them.
     Acts [24] { quants: u64, meta: u64, steps: i32, unused: i32 }
     /// `embed_rows`.
@@ -86,7 +90,7 @@ arguments! {
         q: u64, k: u64, v: u64, turns_q: u64, turns_k: u64, layer_at: u64, heads: i32, kv_heads: i32,
         head_dim: i32, pairs_q: i32, pairs_k: i32, interleaved_q: i32, interleaved_k: i32, unused: i32,
     }
-    /// `attend_one`, `attend_few`, `attend_many`.
+    /// `attend_one`, `attend_few`, `attend_many`, `attend_tiles`.
     Attend [112] {
         q: u64, dst: u64, layer_at: u64, heads: i32, kv_heads: i32, head_dim: i32, visible: i32,
         scale: f32, softcap: f32, rows: i32, splits: i32, acts: Acts,
@@ -98,7 +102,7 @@ arguments! {
     Before [24] { x: u64, weight: u64, eps: f32, unused: i32 }
     /// The activation of a gate.
     After [40] { dst: u64, acts: Acts, op: i32, unused: i32 }
-    /// `product_one`, `product_gated`, `product_many`.
+    /// `product_one`, `product_gated`, `product_few`, `product_many`.
     Product [296] {
         parts: Parts, count: i32, steps: i32, columns: i32, run: i32, acts: Acts, before: Before, after: After,
     }

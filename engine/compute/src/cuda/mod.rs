@@ -20,6 +20,11 @@
 //! a long context is shared out over blocks of threads, and the last of them puts their sums together in order. Every
 //! kernel lets the next start at once: that one reads weights and what earlier steps left in the cache, and then waits.
 //!
+//! Several rows go through the tensor cores: exact sums of 8-bit products, which are turned into the float with the same
+//! value by adding them to 1.5 * 2^23. Up to where they fill the device, warps share the runs of a tile of weights; more
+//! rows share the weights that a warp has unpacked, and read activations from shared memory, a run ahead. Rows of one
+//! sequence attend in tiles of 32, which read a block of the cache once.
+//!
 //! Tried on one H100 and dropped: asking for later weights by bulk prefetches into the second level cache (7 % slower: a
 //! kernel seems not to end before they do); tensor cores for a single row with one warp adding up (11 us a kernel);
 //! blocks of 640 threads, so that all runs of a long row are read at once (faster alone, slower in a graph: the next

@@ -207,8 +207,7 @@ impl Plan {
             }
         }
         for i in 1..self.nodes.len() {
-            if matches!(self.nodes[i].work, Work::Product { norm: true, .. }) {
-                let Work::Product { src, .. } = self.nodes[i].work else { continue };
+            if let Work::Product { norm: true, src, .. } = self.nodes[i].work {
                 let alone = self.is_dead_after(i, src);
                 if let Work::Product { norm, .. } = &mut self.nodes[i].work {
                     *norm = alone;

@@ -1,21 +1,22 @@
 //! A program on a device: weights, buffers, KV cache, and the steps.
 
+mod attend;
 mod product;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use attend::query_tiles;
 use product::Input;
 
 use super::Cuda;
 use super::driver::{Device, Graph, Kernel, Memory, Pinned};
 use super::kernels::{self as k, Argument, Kernels, NORM_SHARED, Stats};
-use super::plan::{Elementwise, Node, Plan, Turn, Work};
+use super::plan::{Elementwise, Node, Plan, Work};
 use super::storage::{PANEL, Room, STEP, Splits, Weights, stats_pieces, upload};
 use crate::backend::{Batch, Counters, Interest, Output, RowOutput, Runner, Tap, Want, top_k};
-use crate::cpu::attend::GROUP;
 use crate::error::{Error, Result};
-use crate::program::{KV_BLOCK, Op, Program, RopeLayout, RopeTable, WeightId};
+use crate::program::{KV_BLOCK, Op, Program, RopeTable, WeightId};
 
 /// Elements of a head that `attend_rows` has threads for.
 const HEAD_DIM_MAX: usize = 256;
@@ -24,15 +25,8 @@ const SLAB_BLOCKS: usize = 8;
 const BLOCKS_MAX: usize = 1 << 16;
 /// Larger batches run long enough to hide their launches.
 const GRAPH_ROWS_MAX: usize = 64;
-/// Up to here attention has the device to itself.
-const FEW_ROWS: usize = 8;
-/// Elements of a head for which one kernel rotates, appends and attends.
-const WHOLE_HEADS: [usize; 2] = [64, 128];
-/// Positions in a group, and blocks of threads of one head at most.
-const GROUP_POSITIONS: usize = GROUP * KV_BLOCK;
-const SPLITS_MAX: usize = 64;
 /// Rows whose buffers are there at once: a longer batch runs in parts, which costs launches and saves memory.
-const ROWS_AT_ONCE: usize = 256;
+const ROWS_AT_ONCE: usize = 512;
 /// Graphs that are kept.
 const GRAPHS_MAX: usize = 32;
 
@@ -65,6 +59,10 @@ pub(super) struct CudaRunner {
     inputs: Memory,
     staging: Pinned,
     wanted: Vec<usize>,
+    /// Rows of this step that attend together; none in a step of few.
+    tiles: Vec<k::QueryTile>,
+    /// Entries of all block tables of this step.
+    table_entries: usize,
     counters: Counters,
 }
 
@@ -114,6 +112,8 @@ impl CudaRunner {
             inputs: device.zeroed(0, "inputs of a step")?,
             staging: Pinned::new(&device, 0)?,
             wanted: Vec::new(),
+            tiles: Vec::new(),
+            table_entries: 0,
             counters,
             device,
         })
@@ -197,6 +197,11 @@ impl CudaRunner {
         let rows = batch.rows.len();
         self.wanted.clear();
         self.wanted.extend((0..rows).filter(|&r| !matches!(batch.rows[r].want, Want::Nothing | Want::Hidden)));
+        self.tiles.clear();
+        self.table_entries = table_entries(batch);
+        if rows > GRAPH_ROWS_MAX {
+            self.tiles.extend(query_tiles(batch.rows));
+        }
         self.make_room(batch)?;
         let uploaded = self.write_inputs(batch)?;
         let (wanted, taps) = (self.wanted.len(), self.plan.nodes.iter().any(|n| !n.taps.is_empty()));
@@ -271,7 +276,7 @@ impl CudaRunner {
             self.positions = count;
         }
         self.make_splits(batch)?;
-        let bytes = input_bytes(batch, self.plan.visible.len(), wanted);
+        let bytes = input_bytes(batch, self.plan.visible.len(), wanted, self.tiles.len());
         if bytes > self.staging.bytes() {
             self.graphs.clear();
             self.inputs = self.device.zeroed(2 * bytes, "inputs of a step")?;
@@ -280,31 +285,7 @@ impl CudaRunner {
         Ok(())
     }
 
-    /// Decides how many blocks of threads share a head, so that few rows with a long context use the whole device.
-    fn make_splits(&mut self, batch: &Batch<'_>) -> Result<()> {
-        self.split = 1;
-        let rows = batch.rows.len();
-        if rows > FEW_ROWS {
-            return Ok(());
-        }
-        let groups = |op: &Op, r: usize| {
-            let (from, to) = batch.visible(op, r);
-            to.div_ceil(GROUP_POSITIONS) - from / GROUP_POSITIONS
-        };
-        let most = self.plan.visible.iter().flat_map(|op| (0..rows).map(move |r| groups(op, r))).max().unwrap_or(0);
-        self.split = most.next_power_of_two().min(SPLITS_MAX);
-        let fits = self.splits.as_ref().is_some_and(|s| s.rows >= rows && s.stride >= most);
-        if self.split > 1 && !fits {
-            let before = self.splits.as_ref().map_or((0, 0), |s| (s.rows, s.stride));
-            self.graphs.clear();
-            self.splits = None;
-            let (rows, stride) = (rows.max(before.0), most.next_power_of_two().max(before.1));
-            self.splits = Some(Splits::new(&self.device, &self.program, rows, stride)?);
-        }
-        Ok(())
-    }
-
-    /// Rows, visible ranges, rows that want logits, block tables: in this order, so that a graph finds them again.
+    /// Rows, visible ranges, rows that want logits, block tables: in this order, so that a graph finds them again. Then tiles.
     fn write_inputs(&mut self, batch: &Batch<'_>) -> Result<usize> {
         let mut words: Vec<u32> = Vec::new();
         let starts: Vec<u32> = batch
@@ -331,6 +312,7 @@ impl CudaRunner {
             let address = self.blocks[block as usize];
             words.extend([address as u32, (address >> 32) as u32]);
         }
+        words.extend(self.tiles.iter().flat_map(|t| [t.first, t.count]));
         let bytes = 4 * words.len();
         for (to, word) in self.staging.bytes_mut().chunks_exact_mut(4).zip(&words) {
             to.copy_from_slice(&word.to_le_bytes());
@@ -465,83 +447,6 @@ impl CudaRunner {
         }
     }
 
-    /// Rotations of a table, pairs, pairing.
-    fn turn(&self, turn: Option<&Turn>) -> (u64, i32, i32) {
-        turn.map_or((0, 0, 0), |t| {
-            let pairs = self.plan.ropes[t.table].inv_freq.len() as i32;
-            (at(&self.turns[t.table]), pairs, i32::from(t.layout == RopeLayout::Interleaved))
-        })
-    }
-
-    fn attend(
-        &self,
-        op: &Op,
-        [q_turn, k_turn]: [Option<&Turn>; 2],
-        visible: usize,
-        quantise: bool,
-        rows: usize,
-        inputs: &k::Inputs,
-        whole: bool,
-    ) -> Result<()> {
-        let Op::Attend { q, k, v, dst, layer, heads, scale, softcap, .. } = op else { return Ok(()) };
-        let kv = self.program.kv[*layer];
-        let buf = |b: &crate::program::BufferId| self.buf(b.0 as usize);
-        let (turns_q, pairs_q, interleaved_q) = self.turn(q_turn);
-        let (turns_k, pairs_k, interleaved_k) = self.turn(k_turn);
-        let layer_at = self.layer_at[*layer] as u64;
-        let (kv_heads, head_dim) = (kv.heads as i32, kv.head_dim as i32);
-        // Queries that do not turn need no threads.
-        let turned = if q_turn.is_some() { *heads } else { 0 };
-        let rope = k::Rope {
-            q: buf(q),
-            k: buf(k),
-            v: buf(v),
-            turns_q,
-            turns_k,
-            layer_at,
-            heads: turned as i32,
-            kv_heads,
-            head_dim,
-            pairs_q,
-            pairs_k,
-            interleaved_q,
-            interleaved_k,
-            unused: 0,
-        };
-        let whole = whole && WHOLE_HEADS.contains(&kv.head_dim);
-        if !whole {
-            let grid = [rows, turned + kv.heads];
-            self.launch(&self.kernels.rope_rows, grid, 64, 0, &[rope.bytes(), inputs.bytes()])?;
-        }
-        let splits = self.splits.as_ref();
-        let p = k::Attend {
-            q: buf(q),
-            dst: buf(dst),
-            layer_at,
-            heads: *heads as i32,
-            kv_heads,
-            head_dim,
-            visible: visible as i32,
-            scale: *scale,
-            softcap: softcap.unwrap_or(0.0),
-            rows: rows as i32,
-            splits: self.split as i32,
-            acts: self.acts(dst.0 as usize, quantise),
-            sums: splits.map_or(0, |s| at(&s.sums)),
-            tops: splits.map_or(0, |s| at(&s.tops)),
-            arrived: splits.map_or(0, |s| at(&s.arrived)),
-            stride: splits.map_or(0, |s| s.stride as i32),
-            unused: 0,
-        };
-        if whole {
-            let arguments = [p.bytes(), rope.bytes(), inputs.bytes()];
-            return self.launch(&self.kernels.attend_one, [self.split, *heads], 128, 0, &arguments);
-        }
-        //= F-GPU-131
-        let kernel = if rows <= FEW_ROWS { &self.kernels.attend_few } else { &self.kernels.attend_many };
-        self.launch(kernel, [rows * self.split, *heads], 256, 0, &[p.bytes(), inputs.bytes()])
-    }
-
     fn matrix(&self, id: WeightId) -> u64 {
         self.weights.matrices[id.0 as usize].expect("invariant: every matrix was uploaded")
     }
@@ -570,7 +475,7 @@ impl CudaRunner {
             self.launch(&ks.map_rows, [wanted, vocab.div_ceil(256)], 256, 0, &[p.bytes(), inputs.bytes()])?;
         }
         let pieces = stats_pieces(vocab);
-        let (logits, part, all) = (at(&room.logits), at(&room.pieces), at(&room.stats));
+        let (logits, part, all) = (at(&room.logits), at(&room.pieces), room.stats.address());
         let arguments = [logits.bytes(), part.bytes(), &(vocab as i32).to_le_bytes()];
         self.launch(&ks.stats, [wanted, pieces], 256, 0, &arguments)?;
         let arguments = [part.bytes(), all.bytes(), &(pieces as i32).to_le_bytes()];
@@ -585,16 +490,13 @@ impl CudaRunner {
 
     /// Waits, and fills the caller's output. Returns the bytes that came back.
     fn finish(&self, batch: &Batch<'_>, out: &mut Output) -> Result<usize> {
+        self.device.wait()?;
         out.rows.resize_with(batch.rows.len(), RowOutput::default);
         let Some(Node { work: Work::Logits { src, weight, .. }, .. }) = self.plan.nodes.last() else {
             return Ok(0);
         };
         let (room, vocab) = (self.room(), self.program.w(*weight).rows);
-        let mut bytes = vec![0; size_of::<Stats>() * self.wanted.len()];
-        if bytes.is_empty() {
-            self.device.wait()?;
-        }
-        room.stats.read(0, &mut bytes)?;
+        let bytes = &room.stats.as_bytes()[..size_of::<Stats>() * self.wanted.len()];
         let mut copied = bytes.len();
         let mut stats = bytes.chunks_exact(size_of::<Stats>()).enumerate();
         for (r, row) in batch.rows.iter().enumerate() {
@@ -650,9 +552,12 @@ fn floats(memory: &Memory, from: usize, count: usize) -> Result<Vec<f32>> {
     Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
-fn input_bytes(batch: &Batch<'_>, sets: usize, wanted: usize) -> usize {
-    let tables: usize = batch.tables.iter().map(|t| t.len()).sum();
-    4 * (batch.rows.len() * (4 + 2 * sets) + wanted.next_multiple_of(2) + 2 * tables)
+fn input_bytes(batch: &Batch<'_>, sets: usize, wanted: usize, tiles: usize) -> usize {
+    4 * (batch.rows.len() * (4 + 2 * sets) + wanted.next_multiple_of(2) + 2 * table_entries(batch) + 2 * tiles)
+}
+
+fn table_entries(batch: &Batch<'_>) -> usize {
+    batch.tables.iter().map(|t| t.len()).sum()
 }
 
 /// Cos and sin of each pair at positions `0..count`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::driver::{Device, Memory};
+use super::driver::{Device, Memory, Pinned};
 use super::plan::{Node, Plan, Work, is_packed};
 use crate::cpu::tile;
 use crate::error::Result;
@@ -34,7 +34,8 @@ pub(super) struct Room {
     pub head_acts: Option<[Memory; 2]>,
     pub logits: Memory,
     pub pieces: Memory,
-    pub stats: Memory,
+    /// `[wanted]` of the guard's numbers, where the host reads them.
+    pub stats: Pinned,
 }
 
 /// Where blocks of threads that share one head leave what they have.
@@ -172,7 +173,7 @@ impl Room {
             head_acts,
             logits: buffer(wanted, vocab)?,
             pieces: device.zeroed(16 * wanted * stats_pieces(vocab), "statistics")?,
-            stats: device.zeroed(16 * wanted, "statistics")?,
+            stats: Pinned::new(device, 16 * wanted)?,
         })
     }
 }

@@ -86,10 +86,10 @@ fn gpu_every_operation_in_every_format_has_the_bits_of_the_cpu() {
         let format = Format(spec);
         for (layout, heads) in [(RopeLayout::Split, (2, 1)), (RopeLayout::Interleaved, (4, 4))] {
             let p = transformer_of(format, heads, layout, 3, sizes(format));
-            for count in [1, 2, 70, 150] {
+            for count in [1, 2, 70, 300] {
                 let t = tokens(count, p.vocab, 5);
                 let rows: Vec<Row> = t.iter().enumerate().map(|(i, &t)| row(0, i, t, Want::Logits)).collect();
-                twin(&p, &cuda, &rows, &[&[2, 0, 3]], &format!("{format} {count} rows"));
+                twin(&p, &cuda, &rows, &[&[2, 0, 3, 5, 1]], &format!("{format} {count} rows"));
             }
         }
     }
@@ -218,7 +218,8 @@ fn gpu_unusual_operations_have_the_bits_of_the_cpu() {
         }),
     ];
     for (what, edit) in edits {
-        let mut p = transformer(format, (4, 2), RopeLayout::Split, 6);
+        // Heads of 64 elements, which have kernels of their own.
+        let mut p = transformer_of(format, (4, 2), RopeLayout::Split, 6, (256, 2080, 50));
         edit(&mut p);
         twin(&p, &cuda, &rows, tables, what);
         let want = logits(&mut *cpu().prepare(&p, &Interest::Nothing).unwrap(), &t, 150);

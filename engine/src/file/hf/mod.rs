@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use compute::Bytes;
 
 use super::json::Document;
-use super::{Checked, Metadata, Origins, Value, at_most, inside, map, safetensors};
-use crate::error::{Error, Kind, Place, Result, quoted};
+use super::{Checked, Metadata, Origins, Value, at_most, map, safetensors};
+use crate::error::{Error, Kind, Place, Result, quoted, quoted_path};
 use crate::limits;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -61,8 +61,7 @@ pub(super) fn open_file(path: &Path, bytes: Bytes) -> Result<Checked> {
 }
 
 fn one_file(path: &Path) -> Result<Checked> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    map(path).and_then(safetensors::parse).map_err(|e| inside(e, &name))
+    map(path).and_then(safetensors::parse).map_err(|e| e.in_file(path))
 }
 
 /// Adds what the files beside the weights say.
@@ -82,7 +81,9 @@ fn describe(folder: &Path, mut checked: Checked) -> Result<Checked> {
 
 fn needed(folder: &Path, file: &str) -> Result<Document> {
     Document::read(folder, file)?.ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("file not found: {}", shown(&folder.join(file))))
+        let path = folder.join(file);
+        Error::new(Kind::NotFound, format!("file not found: {}", shown(&path)))
+            .in_file(&path)
             .hint("SafeTensors hold numbers only; config.json and tokenizer.json beside them say what they mean")
     })
 }
@@ -134,9 +135,10 @@ fn shards(folder: &Path, index: &Document) -> Result<Checked> {
     at_most(files.len() as u64, limits::SHARDS_MAX, "files of one model", index.place("weight_map"))?;
     let mut opened = Vec::new();
     for file in files {
-        let shard = map(&folder.join(file)).and_then(safetensors::parse).map_err(|e| match e.kind {
+        let path = folder.join(file);
+        let shard = map(&path).and_then(safetensors::parse).map_err(|e| match e.kind {
             Kind::NotFound => e.hint(format!("{INDEX} names it; fetch the model again")),
-            _ => inside(e, file),
+            _ => e.in_file(&path),
         })?;
         opened.push((file, shard));
     }
@@ -178,13 +180,28 @@ fn find(root: &Path) -> Result<PathBuf> {
     for _ in 0..=limits::FOLDER_DEPTH_MAX {
         let mut found = Vec::new();
         for folder in &level {
-            if folder.join(INDEX).is_file() || !weights_in(folder)?.is_empty() {
+            let weights = match weights_in(folder) {
+                // What may not be looked into is not where somebody keeps a model to be used.
+                Err(_) if folder != root => continue,
+                weights => weights?,
+            };
+            if folder.join(INDEX).is_file() || !weights.is_empty() {
                 found.push(folder.clone());
             }
         }
         match &found[..] {
             [one] => return Ok(one.clone()),
-            [] => level = folders_below(&level, &mut looked_at)?,
+            [] => {
+                let beside = models_in(root)?;
+                let below = folders_below(&level, &mut looked_at)?;
+                // What lies in the folder itself is no less meant than what lies deeper.
+                if !beside.is_empty() && !below.is_empty() {
+                    let what = format!("{} holds files that are models, and folders", shown(root));
+                    let many = beside.iter().take(8).map(|f| shown(f)).collect::<Vec<_>>().join(", ");
+                    return Err(Error::new(Kind::NotFound, what).hint(format!("give one of them: {many}")));
+                }
+                level = below;
+            }
             many => {
                 let names: Vec<String> = many.iter().take(8).map(|f| shown(f)).collect();
                 let what = format!("{} holds {} models", shown(root), many.len());
@@ -204,7 +221,8 @@ fn folders_below(level: &[PathBuf], looked_at: &mut usize) -> Result<Vec<PathBuf
     let mut seen: BTreeSet<PathBuf> = level.iter().filter_map(|f| f.canonicalize().ok()).collect();
     let mut below = Vec::new();
     for folder in level {
-        for path in entries(folder)? {
+        // The first one has been read before.
+        for path in entries(folder).unwrap_or_default() {
             *looked_at += 1;
             if *looked_at > limits::FOLDER_ENTRIES_MAX {
                 let what = format!("more than {} files and folders to search for a model", limits::FOLDER_ENTRIES_MAX);
@@ -233,6 +251,12 @@ fn weights_in(folder: &Path) -> Result<Vec<String>> {
     Ok(names.collect())
 }
 
+/// Files of a folder that are a model by themselves, by their names.
+fn models_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_model = |p: &PathBuf| p.extension().is_some_and(|x| x == "gguf" || x == "apr") && p.is_file();
+    Ok(entries(folder)?.into_iter().filter(is_model).collect())
+}
+
 /// What to say of a model that is there in another form.
 fn other_model(path: &Path) -> Option<String> {
     match path.extension()?.to_str()? {
@@ -246,5 +270,5 @@ fn other_model(path: &Path) -> Option<String> {
 }
 
 fn shown(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
+    quoted_path(path)
 }

@@ -1,4 +1,6 @@
 // Everything, as one module.
 #include "product.cu"
+#include "columns.cu"
 #include "rows.cu"
 #include "attend.cu"
+#include "prefill.cu"

@@ -166,34 +166,70 @@ __device__ __noinline__ int4 dot16_plain(u32 row, u32 row8, u32 b) {
 }
 #endif
 
+// The integers that the tensor cores add to: as bits of a float 1.5 * 2^23, so that a sum below 2^22 is the float that
+// differs from it by just that, and no conversion is needed.
+#define SUM_BITS 0x4b400000
+__device__ __forceinline__ float sum_of(int bits) { return __int_as_float(bits) - 12582912.0f; }
+
 // Exact dot products of 16 rows and 8 columns. Lane 4 g + t holds in `a` quants 4 t.. of rows g and g + 8, then quants
 // 16 + 4 t.. of the same, in `b` the same quants of column g; it gets rows g and g + 8 times columns 2 t and 2 t + 1.
-__device__ __forceinline__ void dot32(int d[4], const u32 a[4], const u32 b[2]) {
+__device__ __forceinline__ void dot32(float d[4], const u32 a[4], const u32 b[2]) {
 #if __CUDA_ARCH__ >= 800
+    int s[4];
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
-        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(0));
+        : "=r"(s[0]), "=r"(s[1]), "=r"(s[2]), "=r"(s[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(SUM_BITS));
+    for (int i = 0; i < 4; i++) d[i] = sum_of(s[i]);
 #else
     int4 low = dot16_plain(a[0], a[1], b[0]), high = dot16_plain(a[2], a[3], b[1]);
-    d[0] = low.x + high.x;
-    d[1] = low.y + high.y;
-    d[2] = low.z + high.z;
-    d[3] = low.w + high.w;
+    d[0] = (float)(low.x + high.x);
+    d[1] = (float)(low.y + high.y);
+    d[2] = (float)(low.z + high.z);
+    d[3] = (float)(low.w + high.w);
 #endif
 }
 
 // The same over 16 weights: the first half of the fragments, or with `h` the second.
-__device__ __forceinline__ void dot16(int d[4], const u32 a[4], const u32 b[2], int h) {
+__device__ __forceinline__ void dot16(float d[4], const u32 a[4], const u32 b[2], int h) {
 #if __CUDA_ARCH__ >= 800
+    int s[4];
     asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%7,%7,%7};"
-        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-        : "r"(a[2 * h]), "r"(a[2 * h + 1]), "r"(b[h]), "r"(0));
+        : "=r"(s[0]), "=r"(s[1]), "=r"(s[2]), "=r"(s[3])
+        : "r"(a[2 * h]), "r"(a[2 * h + 1]), "r"(b[h]), "r"(SUM_BITS));
+    for (int i = 0; i < 4; i++) d[i] = sum_of(s[i]);
 #else
     int4 half = dot16_plain(a[2 * h], a[2 * h + 1], b[h]);
-    d[0] = half.x;
-    d[1] = half.y;
-    d[2] = half.z;
-    d[3] = half.w;
+    d[0] = (float)half.x;
+    d[1] = (float)half.y;
+    d[2] = (float)half.z;
+    d[3] = (float)half.w;
+#endif
+}
+
+// Sixteen bytes into shared memory, without waiting where the chip can.
+__device__ __forceinline__ void copy16(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+#else
+    *(int4*)to = *(const int4*)from;
+#endif
+}
+__device__ __forceinline__ void copy4(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+#else
+    *(u32*)to = *(const u32*)from;
+#endif
+}
+__device__ __forceinline__ void copies_end() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+// Waits until at most `LATER` of the groups that ended last are under way.
+template <int LATER> __device__ __forceinline__ void copies_wait() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 #endif
 }
 

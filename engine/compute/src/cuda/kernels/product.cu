@@ -1,5 +1,5 @@
 // Matrix times quantised activations (cpu/tile.rs): exact integer dot products of 32 or 16 weights, combined in f32 in
-// ascending order of k. Rows of up to four matrices that share an input are one launch.
+// ascending order of k in runs of 256. Rows of up to four matrices that share an input are one launch.
 #include "formats.cuh"
 #include "vector.cuh"
 
@@ -283,81 +283,6 @@ extern "C" __global__ void __launch_bounds__(192, 3) product_gated(const __grid_
     const float x = activate(p.after.op, pairs[lane / TILE][lane % TILE], pairs[2 + lane / TILE][lane % TILE]);
     p.after.dst[blockIdx.x * STEP + lane] = x;
     quantise(p.after.acts, 0, blockIdx.x, x);
-}
-
-// One tile times J panels of eight columns, by one warp: sums stay in registers.
-template <class F, int J> DEVICE void many(const Product& p, const Part& part, int tile, int first_panel) {
-    const int lane = threadIdx.x & 31, g = lane / 4, t = lane & 3;
-    const int panels = (p.columns + 7) / 8 - first_panel;
-    const u8* weights = tile_at<F>(part, tile, p.steps);
-    u32 next[F::WORDS];
-    load_words<F>(next, planes_of<F>(weights, 0), g, t);
-    let_next_start();
-    wait_for_inputs();
-    float acc[J][4], sums[J][4];
-    for (int j = 0; j < J; j++) {
-        for (int i = 0; i < 4; i++) acc[j][i] = sums[j][i] = 0.0f;
-    }
-    for (int step = 0; step < p.steps; step++) {
-        u32 a[4];
-        unpack<F>(a, next, t);
-        const u8* chunk = chunk_of<F>(weights, step);
-        float scale[F::SUBS][2], min[F::SUBS][2];
-        for (int h = 0; h < F::SUBS; h++) {
-            for (int r = 0; r < 2; r++) {
-                int sub = step % F::STEPS * F::SUBS + h;
-                scale[h][r] = scale_of<F>(chunk, sub, g + 8 * r);
-                min[h][r] = min_of<F>(chunk, sub, g + 8 * r);
-            }
-        }
-        if (step + 1 < p.steps) load_words<F>(next, planes_of<F>(weights, step + 1), g, t);
-#pragma unroll
-        for (int j = 0; j < J; j++) {
-            if (j >= panels) break;
-            size_t at = ((size_t)(first_panel + j) * p.steps + step) * 8;
-            u32 b[2] = {*(const u32*)(p.acts.quants + (at + g) * STEP + 4 * t),
-                        *(const u32*)(p.acts.quants + (at + g) * STEP + 16 + 4 * t)};
-            Meta meta[2] = {p.acts.meta[at + 2 * t], p.acts.meta[at + 2 * t + 1]};
-            for (int h = 0; h < F::SUBS; h++) {
-                int d[4];
-                if (F::SUBS == 1) dot32(d, a, b); else dot16(d, a, b, h);
-                for (int i = 0; i < 4; i++) {
-                    const Meta& m = meta[i & 1];
-                    int off = F::OFFSET * (F::SUBS == 1 ? m.sums[0] + m.sums[1] : m.sums[h]);
-                    acc[j][i] = fmaf(scale[h][i / 2] * m.scale, (float)(d[i] - off), acc[j][i]);
-                    if (F::HAS_MIN) {
-                        float sum = F::SUBS == 1 ? m.scaled_sum : m.scale * (float)m.sums[h];
-                        acc[j][i] = fmaf(-min[h][i / 2], sum, acc[j][i]);
-                    }
-                }
-            }
-        }
-        if (step % RUN_STEPS == RUN_STEPS - 1 || step + 1 == p.steps) {
-#pragma unroll
-            for (int j = 0; j < J; j++) {
-                for (int i = 0; i < 4; i++) sums[j][i] = sums[j][i] + acc[j][i], acc[j][i] = 0.0f;
-            }
-        }
-    }
-    for (int j = 0; j < J; j++) {
-        for (int i = 0; i < 4; i++) {
-            int row = (tile - part.first_tile) * TILE + g + 8 * (i / 2), column = (first_panel + j) * 8 + 2 * t + (i & 1);
-            if (column < p.columns) give(part, row, column, sums[j][i]);
-        }
-    }
-}
-
-// Four tiles, one a warp, times 32 columns.
-extern "C" __global__ void __launch_bounds__(128) product_many(const __grid_constant__ Product p, int tiles) {
-    int tile = blockIdx.x * 4 + threadIdx.x / 32;
-    if (tile >= tiles) {
-        wait_for_inputs();
-        return;
-    }
-    const Part& part = part_of(p, tile);
-#define BODY(F) many<F, 4>(p, part, tile, blockIdx.y * 4)
-    WITH_FORMAT(part.type, BODY)
-#undef BODY
 }
 
 // Float formats (cpu/tile.rs `multiply_float`): lane l of a half warp sums every k = l mod 16, then the halves fold.

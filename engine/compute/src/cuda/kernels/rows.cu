@@ -120,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(256) map_rows(const __grid_constant
     if (p.acts.steps) quantise(p.acts, blockIdx.x, k / STEP, x);
 }
 
-// As `Rope` says.
+// Rotates the pairs of a head.
 DEVICE void turn(float* head, const float* turns, int pairs, int interleaved) {
     for (int i = threadIdx.x; i < pairs; i += blockDim.x) {
         int a = interleaved ? 2 * i : i, b = interleaved ? 2 * i + 1 : i + pairs;
@@ -130,7 +130,7 @@ DEVICE void turn(float* head, const float* turns, int pairs, int interleaved) {
     }
 }
 
-// Grid: rows, heads and then K/V heads.
+// What `Rope` says. Grid: rows, heads and then K/V heads.
 extern "C" __global__ void rope_rows(const __grid_constant__ Rope p, const __grid_constant__ Inputs in) {
     let_next_start();
     wait_for_inputs();

@@ -16,6 +16,12 @@ const THREADS_GATE: usize = 192;
 const THREADS_NORM: usize = 192;
 /// Blocks of threads of `product_one` for each multiprocessor, where there are enough tiles.
 const BLOCKS_EACH: usize = 2;
+/// Of `product_few`: panels of columns and warps at most of a block of threads. Of `product_many`: panels, and warps, each
+/// with a tile.
+const FEW_PANELS: usize = 2;
+const FEW_WARPS: usize = 12;
+const MANY_PANELS: usize = 4;
+const MANY_TILES: usize = 8;
 /// Bytes of what is known of a block of activations.
 const ACT_META: usize = 16;
 
@@ -96,8 +102,19 @@ impl CudaRunner {
                 self.launch(&ks.product_one, grid, s.threads, s.shared, &[p.bytes(), tiles_i.bytes()])
             }
             None => {
-                let grid = [tiles.div_ceil(4), columns.div_ceil(4 * PANEL)];
-                self.launch(&ks.product_many, grid, 128, 0, &[p.bytes(), tiles_i.bytes()])
+                let rows = parts[..count].iter().map(|p| p.rows as usize);
+                let many =
+                    [rows.map(|r| r.div_ceil(TILE_ROWS * MANY_TILES)).sum(), columns.div_ceil(MANY_PANELS * PANEL)];
+                let runs = steps.div_ceil(RUN_STEPS);
+                let shared = 4 * runs * FEW_PANELS * PANEL * TILE_ROWS;
+                // Where there would be too few blocks of threads, warps share the runs of a tile.
+                if many[0] * many[1] < processors && shared <= PRODUCT_SHARED as usize {
+                    let warps = runs.div_ceil(runs.div_ceil(FEW_WARPS));
+                    let grid = [tiles, columns.div_ceil(FEW_PANELS * PANEL)];
+                    return self.launch(&ks.product_few, grid, 32 * warps, shared, &[p.bytes()]);
+                }
+                let shared = 2 * MANY_PANELS * RUN_STEPS * (PANEL * STEP + PANEL / 2 * ACT_META);
+                self.launch(&ks.product_many, many, 32 * MANY_TILES, shared, &[p.bytes()])
             }
         }
     }
