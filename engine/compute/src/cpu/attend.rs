@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Positions that the mask hides are not touched at all. Nothing here depends on what other queries are computed
-//! beside this one: groups of four only share the loads of K and V.
+//! beside this one: up to four only share the loads of K and V.
 
 use super::kv::KvCache;
 use super::simd::{Kernel, LANES, Simd, exp};
@@ -128,13 +128,14 @@ impl Kernel for Attend<'_> {
             };
             let mut i = 0;
             while i < n {
-                // Queries that see nothing of this block are skipped; neighbours that see something go in fours.
-                if self.queries[i].to <= at || self.queries[i].from >= at + KV_BLOCK {
+                // Queries that see nothing of this block are skipped; neighbours that see something go together, four at
+                // most: six or seven heads to a K/V head are two turns.
+                let sees = |q: &&Query| q.to > at && q.from < at + KV_BLOCK;
+                let count = self.queries[i..].iter().take(4).take_while(sees).count();
+                if count == 0 {
                     i += 1;
                     continue;
                 }
-                let four = i + 4 <= n && self.queries[i..i + 4].iter().all(|q| q.to > at && q.from < at + KV_BLOCK);
-                let count = if four { 4 } else { 1 };
                 let queries = &mut self.queries[i..i + count];
                 let outs = &mut outs[i * dim..(i + count) * dim];
                 // SAFETY: inside `Isa::run`; `id` is a block of the cache, so K and V hold dim * 64 values each; a
@@ -142,6 +143,8 @@ impl Kernel for Attend<'_> {
                 unsafe {
                     match count {
                         4 => one.step::<S, 4>(queries, outs, fresh, scores),
+                        3 => one.step::<S, 3>(queries, outs, fresh, scores),
+                        2 => one.step::<S, 2>(queries, outs, fresh, scores),
                         _ => one.step::<S, 1>(queries, outs, fresh, scores),
                     }
                 }
