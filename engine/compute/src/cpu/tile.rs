@@ -199,6 +199,16 @@ unsafe fn columns<S: Simd, F: TileFormat, const N: usize, const FIRST: bool>(
     }
 }
 
+/// `$body` for every column `$c` below `$n`, written out: the compiler leaves a long body in a loop, with the sums in
+/// memory, where each waits for the one before.
+macro_rules! each_column {
+    ($c:ident < $n:ident, $body:block) => { each_column!($c $n $body 0 1 2 3 4 5 6 7) };
+    ($c:ident $n:ident $body:block $($i:literal)+) => {$(
+        let $c: usize = $i;
+        if $c < $n $body
+    )+};
+}
+
 /// Adds the products of step `step` of the chunk at `p` and the `N` blocks of activations from `at` on.
 ///
 /// # Safety
@@ -229,7 +239,7 @@ unsafe fn one_step<S: Simd, F: TileFormat, const N: usize>(
         } else {
             let scale = [F::scale::<S>(p, 2 * step), F::scale::<S>(p, 2 * step + 1)];
             let min = [F::min::<S>(p, 2 * step), F::min::<S>(p, 2 * step + 1)];
-            for c in 0..N {
+            each_column!(c < N, {
                 let sums = &*view.sums.add(at + c);
                 let quants = view.quants.add((at + c) * 32);
                 let act_scale = S::splat(*view.scales.add(at + c));
@@ -241,7 +251,7 @@ unsafe fn one_step<S: Simd, F: TileFormat, const N: usize>(
                         acc[c] = S::fnma(min[half], S::splat(sum), acc[c]);
                     }
                 }
-            }
+            });
         }
     }
 }

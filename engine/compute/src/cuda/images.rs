@@ -1,7 +1,7 @@
 //! The compiled kernels that are part of this binary, and which of them a device gets.
 //!
-//! `scripts/kernels` makes `built.zst` from `kernels/`: a line that says what is inside, then the images one after the
-//! other. A device gets the machine code for its own compute capability if there is some that its driver takes, else
+//! `scripts/kernels` makes `built.bin` from `kernels/`: a line that says what is inside, then the images one after the
+//! other, each compressed by zstd. A device gets the machine code for its own compute capability if there is some that its driver takes, else
 //! the newest PTX that it can run, which the driver compiles (and keeps for the next time).
 
 use std::io::Read;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::driver::{Device, Module};
 use crate::error::{Error, Result};
 
-static BUILT: &[u8] = include_bytes!("built.zst");
+static BUILT: &[u8] = include_bytes!("built.bin");
 
 /// One image.
 struct Image {
@@ -18,8 +18,19 @@ struct Image {
     name: String,
     /// Version of the CUDA compiler that made it.
     compiler: String,
-    /// PTX ends with a zero byte.
-    bytes: Vec<u8>,
+    compressed: &'static [u8],
+}
+
+impl Image {
+    /// What the driver takes: machine code, or PTX that ends with a zero byte.
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let failed = |e: String| broken(&format!("{}: {e}", self.name));
+        let mut all = Vec::new();
+        let mut decoder =
+            ruzstd::decoding::StreamingDecoder::new(self.compressed).map_err(|e| failed(e.to_string()))?;
+        decoder.read_to_end(&mut all).map_err(|e| failed(e.to_string()))?;
+        Ok(all)
+    }
 }
 
 /// The first line: `kernels <sha256 of the sources> <name>:<compiler>=<bytes> ...`.
@@ -29,13 +40,13 @@ struct Built {
     images: Vec<Image>,
 }
 
+fn broken(what: &str) -> Error {
+    Error::Device(format!("the kernels in this binary are broken: {what}"))
+}
+
 fn built() -> Result<Built> {
-    let broken = |what: &str| Error::Device(format!("the kernels in this binary are broken: {what}"));
-    let mut all = Vec::new();
-    let mut decoder = ruzstd::decoding::StreamingDecoder::new(BUILT).map_err(|e| broken(&e.to_string()))?;
-    decoder.read_to_end(&mut all).map_err(|e| broken(&e.to_string()))?;
-    let end = all.iter().position(|&b| b == b'\n').ok_or_else(|| broken("no first line"))?;
-    let line = String::from_utf8_lossy(&all[..end]).into_owned();
+    let end = BUILT.iter().position(|&b| b == b'\n').ok_or_else(|| broken("no first line"))?;
+    let line = String::from_utf8_lossy(&BUILT[..end]).into_owned();
     let mut words = line.split(' ').skip(1);
     let sources = words.next().unwrap_or_default().to_string();
     let mut at = end + 1;
@@ -44,9 +55,9 @@ fn built() -> Result<Built> {
         let (name, len) = word.split_once('=').ok_or_else(|| broken(word))?;
         let (name, compiler) = name.split_once(':').ok_or_else(|| broken(word))?;
         let len: usize = len.parse().map_err(|_| broken(word))?;
-        let bytes = all.get(at..at + len).ok_or_else(|| broken(word))?.to_vec();
+        let compressed = BUILT.get(at..at + len).ok_or_else(|| broken(word))?;
         at += len;
-        images.push(Image { name: name.to_string(), compiler: compiler.to_string(), bytes });
+        images.push(Image { name: name.to_string(), compiler: compiler.to_string(), compressed });
     }
     Ok(Built { sources, images })
 }
@@ -68,11 +79,12 @@ pub(super) fn load(device: &Arc<Device>, only: Option<&str>) -> Result<(Module, 
             })
             .collect(),
     };
-    candidates.sort_by_key(|i| (!i.name.starts_with("sm_"), std::cmp::Reverse(number(&i.name, "ptx_"))));
+    let newest = |i: &Image| std::cmp::Reverse(number(&i.name, "sm_").or(number(&i.name, "ptx_")));
+    candidates.sort_by_key(|i| (!i.name.starts_with("sm_"), newest(i)));
     let mut refused = Error::Device(format!("no kernels for compute capability {}", device.capability));
     for image in candidates {
         //= F-GPU-140
-        match Module::load(device, &image.bytes) {
+        match image.bytes().and_then(|bytes| Module::load(device, &bytes)) {
             Ok(module) => return Ok((module, format!("{} by CUDA {}", image.name, image.compiler))),
             Err(e) => refused = e,
         }
@@ -129,7 +141,8 @@ mod tests {
         let images = built().unwrap().images;
         assert!(images.iter().any(|i| i.name == "ptx_70") && images.iter().any(|i| i.name == "ptx_80"));
         for image in images.iter().filter(|i| i.name.starts_with("ptx_")) {
-            let text = std::str::from_utf8(&image.bytes).unwrap();
+            let bytes = image.bytes().unwrap();
+            let text = std::str::from_utf8(&bytes).unwrap();
             assert!(text.ends_with('\0'), "{}", image.name);
             assert!(text.contains(&format!("release {}", image.compiler)), "{}", image.name);
             assert!(text.contains(&format!(".target {}", image.name.replace("ptx", "sm"))), "{}", image.name);
