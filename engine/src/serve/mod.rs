@@ -360,9 +360,6 @@ fn listen(config: &ServeConfig, options: &Options) -> Result<TcpListener> {
     if options.name.as_ref().is_some_and(|name| name.trim().is_empty()) {
         return Err(flag("an empty name is none".into(), "--name").hint("leave it away and the file's name is used"));
     }
-    if options.name.as_ref().is_some_and(|name| name.contains(|c: char| c.is_control())) {
-        return Err(flag("a name with control characters is none".into(), "--name"));
-    }
     // One that can match nothing would be found out by who stands before a closed door.
     if let Some(host) = options.allow_hosts.iter().find(|h| !door::is_host(h)) {
         return Err(flag(format!("{} is not the name of a host", quoted(host)), "--allow-host")
