@@ -25,8 +25,10 @@ const SLAB_BLOCKS: usize = 8;
 const BLOCKS_MAX: usize = 1 << 16;
 /// Larger batches run long enough to hide their launches.
 const GRAPH_ROWS_MAX: usize = 64;
-/// Rows whose buffers are there at once: a longer batch runs in parts, which costs launches and saves memory.
-const ROWS_AT_ONCE: usize = 512;
+/// Rows whose buffers are there at once: a longer batch runs in parts, which costs time and saves memory. As many of these
+/// as take a twentieth of what the weights do.
+const ROWS_AT_ONCE: std::ops::RangeInclusive<usize> = 256..=512;
+const ROWS_SHARE: usize = 20;
 /// Graphs that are kept.
 const GRAPHS_MAX: usize = 32;
 
@@ -40,8 +42,9 @@ pub(super) struct CudaRunner {
     plan: Plan,
     weights: Weights,
     room: Option<Room>,
-    /// Whether a long batch may run in parts: no row sees later ones, and nobody looks at whole batches.
-    in_parts: bool,
+    /// Rows of a part of a long batch. None where it may not run in parts: rows see later ones, or somebody looks at whole
+    /// batches.
+    rows_at_once: Option<usize>,
     splits: Option<Splits>,
     /// Blocks of threads of one head in this step.
     split: usize,
@@ -91,6 +94,7 @@ impl CudaRunner {
         }
         let weights = upload(&device, program)?;
         let counters = Counters { weight_bytes: weights.memory.bytes() as u64, ..Counters::default() };
+        let rows_at_once = in_parts.then(|| rows_at_once(weights.memory.bytes(), Room::row_bytes(program, &plan)));
         Ok(CudaRunner {
             graphs: HashMap::new(),
             kernels: cuda.kernels.clone(),
@@ -101,7 +105,7 @@ impl CudaRunner {
             plan,
             weights,
             room: None,
-            in_parts,
+            rows_at_once,
             splits: None,
             split: 1,
             slabs: Vec::new(),
@@ -139,10 +143,9 @@ impl Runner for CudaRunner {
     fn step(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
         batch.validate(&self.program, self.reserved)?;
         self.device.enter()?;
-        if self.in_parts && batch.rows.len() > ROWS_AT_ONCE {
-            self.parts(batch, out, tap)?;
-        } else {
-            self.part(batch, out, tap)?;
+        match self.rows_at_once {
+            Some(most) if batch.rows.len() > most => self.parts(batch, most, out, tap)?,
+            _ => self.part(batch, out, tap)?,
         }
         self.counters.steps += 1;
         Ok(())
@@ -235,11 +238,12 @@ impl CudaRunner {
         Ok(())
     }
 
-    /// Runs a long batch part by part.
+    /// Runs a long batch in parts of about the same length.
     //= F-GPU-125
-    fn parts(&mut self, batch: &Batch<'_>, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
+    fn parts(&mut self, batch: &Batch<'_>, most: usize, out: &mut Output, tap: &mut dyn Tap) -> Result<()> {
         let mut rows = Vec::with_capacity(batch.rows.len());
-        for part in batch.rows.chunks(ROWS_AT_ONCE) {
+        let each = batch.rows.len().div_ceil(batch.rows.len().div_ceil(most));
+        for part in batch.rows.chunks(each) {
             self.part(&Batch { rows: part, tables: batch.tables }, out, tap)?;
             rows.append(&mut out.rows);
         }
@@ -542,6 +546,11 @@ impl CudaRunner {
     }
 }
 
+/// How many rows have buffers at once, where a row's take so many bytes.
+fn rows_at_once(weights: usize, row: usize) -> usize {
+    (weights / ROWS_SHARE / row.max(1)).clamp(*ROWS_AT_ONCE.start(), *ROWS_AT_ONCE.end())
+}
+
 fn quantised([quants, meta]: &[Memory; 2], width: usize) -> k::Acts {
     k::Acts { quants: at(quants), meta: at(meta), steps: (width / STEP) as i32, unused: 0 }
 }
@@ -580,6 +589,14 @@ fn is_known(kind: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The smallest of models, 1.5B in Q4_K_M, and 7B.
+    #[test]
+    fn buffers_are_small_beside_weights() {
+        let seen =
+            [(4 << 20, 8 << 10), (996 << 20, 122_496), (4400 << 20, 280_000)].map(|(w, row)| rows_at_once(w, row));
+        assert_eq!(seen, [256, 426, 512]);
+    }
 
     #[test]
     fn every_format_is_known() {

@@ -12,6 +12,8 @@ use crate::program::{Op, Program, WeightId};
 pub(super) const PANEL: usize = 8;
 /// Weights in a step of a tile.
 pub(super) const STEP: usize = 32;
+/// Bytes of what is known of a block of activations.
+pub(super) const ACT_META: usize = 16;
 /// Weights on the device, by weight id. One allocation holds them all.
 pub(super) struct Weights {
     pub memory: Memory,
@@ -143,10 +145,19 @@ pub(super) fn upload(device: &Arc<Device>, program: &Program) -> Result<Weights>
 /// Quants and scales of `[columns, width]` activations.
 pub(super) fn acts_for(device: &Arc<Device>, columns: usize, width: usize) -> Result<[Memory; 2]> {
     let blocks = columns.next_multiple_of(PANEL) * (width / STEP);
-    Ok([device.zeroed(blocks * STEP, "activations")?, device.zeroed(blocks * 16, "activations")?])
+    Ok([device.zeroed(blocks * STEP, "activations")?, device.zeroed(blocks * ACT_META, "activations")?])
 }
 
 impl Room {
+    /// Bytes of buffers and activations for each row.
+    pub fn row_bytes(program: &Program, plan: &Plan) -> usize {
+        let quantised = |id: usize| {
+            plan.nodes.iter().any(|n| matches!(n.work, Work::Product { src, packed: true, .. } if src == id))
+        };
+        let acts = |id: usize, width: usize| if quantised(id) { width / STEP * (STEP + ACT_META) } else { 0 };
+        program.buffers.iter().enumerate().map(|(id, &width)| 4 * width + acts(id, width)).sum()
+    }
+
     pub fn new(device: &Arc<Device>, program: &Program, plan: &Plan, rows: usize, wanted: usize) -> Result<Room> {
         let mut acts: Vec<Option<[Memory; 2]>> = program.buffers.iter().map(|_| None).collect();
         for node in &plan.nodes {

@@ -1,7 +1,7 @@
 //! Matrix products: how many threads have which rows of which matrices.
 
 use super::super::kernels::{self as k, Argument, PRODUCT_SHARED};
-use super::super::storage::{PANEL, STEP};
+use super::super::storage::{ACT_META, PANEL, STEP};
 use super::CudaRunner;
 use crate::cpu::tile::{RUN, TILE_ROWS};
 use crate::error::Result;
@@ -24,8 +24,6 @@ const FEW_PANELS: usize = 2;
 const FEW_WARPS: usize = 12;
 const MANY_PANELS: usize = 4;
 const MANY_TILES: usize = 8;
-/// Bytes of what is known of a block of activations.
-const ACT_META: usize = 16;
 
 /// What a product reads: quantised and as it is.
 pub(super) struct Input {
