@@ -15,6 +15,7 @@ use super::evil_server;
 pub static ALL: &[Saboteur] = &[
     evil("slow-twice", "stands still half of the time", |r| slowed(r, 2)),
     evil("slow-tenfold", "stands still nine tenths of the time", |r| slowed(r, 10)),
+    evil("slow-thirtyfold", "stands still all but a thirtieth of the time", |r| slowed(r, 30)),
 ];
 
 /// How long it runs at a time: much longer than the work that a GPU still has when its process is stopped.
