@@ -1,8 +1,8 @@
 //! The compiled kernels that are part of this binary, and which of them a device gets.
 //!
 //! `scripts/kernels` makes `built.bin` from `kernels/`: a line that says what is inside, then the images one after the
-//! other, each compressed by zstd. A device gets the machine code for its own compute capability if there is some that its driver takes, else
-//! the newest PTX that it can run, which the driver compiles (and keeps for the next time).
+//! other, each compressed by zstd. A device gets the machine code for its own compute capability if there is some that
+//! its driver takes, else the newest PTX that it can run, which the driver compiles (and keeps for the next time).
 
 use std::io::Read;
 use std::sync::Arc;

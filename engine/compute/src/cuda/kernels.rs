@@ -7,11 +7,9 @@ use super::images;
 use crate::error::Result;
 
 /// Dynamic shared memory that a kernel may ask for. Chips of 7.5 have 64 KiB, of which a kernel's own takes some.
-pub(super) const NORM_SHARED: u32 = 62 << 10;
-pub(super) const PRODUCT_SHARED: u32 = 62 << 10;
-pub(super) const ATTEND_SHARED: u32 = 62 << 10;
+pub(super) const SHARED: u32 = 62 << 10;
 /// And as much of it as there is, up to a limit: products and the attention of one row are laid out by it.
-pub(super) const ONE_SHARED: u32 = 160 << 10;
+const ONE_SHARED: u32 = 160 << 10;
 pub(super) const ATTEND_ONE_SHARED: u32 = 64 << 10;
 
 macro_rules! kernels {
@@ -34,9 +32,9 @@ macro_rules! kernels {
 }
 
 kernels! {
-    embed_rows 0, norm_rows NORM_SHARED, map_rows 0, rope_rows 0, attend_one ATTEND_ONE_SHARED, attend_few 0,
-    attend_many 0, attend_tiles ATTEND_SHARED, product_one ONE_SHARED, product_gated ONE_SHARED, product_few PRODUCT_SHARED,
-    product_many PRODUCT_SHARED, float_one 0, float_many 0, stats 0, stats_merge 0,
+    embed_rows 0, norm_rows SHARED, map_rows 0, rope_rows 0, attend_one ATTEND_ONE_SHARED, attend_few 0,
+    attend_many 0, attend_tiles SHARED, product_one ONE_SHARED, product_gated ONE_SHARED, product_few SHARED,
+    product_many SHARED, float_one 0, float_many 0, stats 0, stats_merge 0,
 }
 
 /// Arguments of kernels: plain numbers and addresses, no padding.

@@ -11,7 +11,7 @@ use product::Input;
 
 use super::Cuda;
 use super::driver::{Device, Graph, Kernel, Memory, Pinned};
-use super::kernels::{self as k, Argument, Kernels, NORM_SHARED, Stats};
+use super::kernels::{self as k, Argument, Kernels, SHARED, Stats};
 use super::plan::{Elementwise, Node, Plan, Work};
 use super::storage::{PANEL, Room, STEP, Splits, Weights, stats_pieces, upload};
 use crate::backend::{Batch, Counters, Interest, Output, RowOutput, Runner, Tap, Want, top_k};
@@ -127,7 +127,7 @@ impl CudaRunner {
 /// What the kernels cannot do is refused before anything is uploaded.
 fn possible(work: &Work, program: &Program) -> Result<()> {
     match work {
-        Work::Norm { over, .. } if 4 * over > NORM_SHARED as usize => {
+        Work::Norm { over, .. } if 4 * over > SHARED as usize => {
             Err(Error::Unsupported(format!("a norm over {over} elements")))
         }
         Work::Attend { op: Op::Attend { layer, .. }, .. }

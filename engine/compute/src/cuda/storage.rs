@@ -142,6 +142,11 @@ pub(super) fn upload(device: &Arc<Device>, program: &Program) -> Result<Weights>
     Ok(weights)
 }
 
+/// Whether a product reads the buffer quantised.
+fn is_quantised(plan: &Plan, buffer: usize) -> bool {
+    plan.nodes.iter().any(|n| matches!(n.work, Work::Product { src, packed: true, .. } if src == buffer))
+}
+
 /// Quants and scales of `[columns, width]` activations.
 pub(super) fn acts_for(device: &Arc<Device>, columns: usize, width: usize) -> Result<[Memory; 2]> {
     let blocks = columns.next_multiple_of(PANEL) * (width / STEP);
@@ -151,22 +156,14 @@ pub(super) fn acts_for(device: &Arc<Device>, columns: usize, width: usize) -> Re
 impl Room {
     /// Bytes of buffers and activations for each row.
     pub fn row_bytes(program: &Program, plan: &Plan) -> usize {
-        let quantised = |id: usize| {
-            plan.nodes.iter().any(|n| matches!(n.work, Work::Product { src, packed: true, .. } if src == id))
-        };
-        let acts = |id: usize, width: usize| if quantised(id) { width / STEP * (STEP + ACT_META) } else { 0 };
+        let acts = |id: usize, width: usize| if is_quantised(plan, id) { width / STEP * (STEP + ACT_META) } else { 0 };
         program.buffers.iter().enumerate().map(|(id, &width)| 4 * width + acts(id, width)).sum()
     }
 
     pub fn new(device: &Arc<Device>, program: &Program, plan: &Plan, rows: usize, wanted: usize) -> Result<Room> {
-        let mut acts: Vec<Option<[Memory; 2]>> = program.buffers.iter().map(|_| None).collect();
-        for node in &plan.nodes {
-            if let Work::Product { src, packed: true, .. } = node.work
-                && acts[src].is_none()
-            {
-                acts[src] = Some(acts_for(device, rows, program.buffers[src])?);
-            }
-        }
+        let acts =
+            |(id, &width): (usize, &usize)| is_quantised(plan, id).then(|| acts_for(device, rows, width)).transpose();
+        let acts = program.buffers.iter().enumerate().map(acts).collect::<Result<_>>()?;
         let (mut hidden, mut vocab, mut head_acts) = (0, 0, None);
         if let Some(Node { work: Work::Logits { src, weight, .. }, .. }) = plan.nodes.last() {
             (hidden, vocab) = (program.buffers[*src], program.w(*weight).rows);

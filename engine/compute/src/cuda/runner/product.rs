@@ -1,6 +1,6 @@
 //! Matrix products: how many threads have which rows of which matrices.
 
-use super::super::kernels::{self as k, Argument, PRODUCT_SHARED};
+use super::super::kernels::{self as k, Argument};
 use super::super::storage::{ACT_META, PANEL, STEP};
 use super::CudaRunner;
 use crate::cpu::tile::{RUN, TILE_ROWS};
@@ -116,13 +116,13 @@ impl CudaRunner {
                 let runs = steps.div_ceil(RUN_STEPS);
                 let shared = 4 * runs * FEW_PANELS * PANEL * TILE_ROWS;
                 // Where there would be too few blocks of threads, warps share the runs of a tile.
-                if many[0] * many[1] < processors && shared <= PRODUCT_SHARED as usize {
+                if many[0] * many[1] < processors && shared <= ks.product_few.shared as usize {
                     let warps = runs.div_ceil(runs.div_ceil(FEW_WARPS));
                     let grid = [tiles, columns.div_ceil(FEW_PANELS * PANEL)];
-                    return self.launch(&ks.product_few, grid, 32 * warps, shared, &[p.bytes()]);
+                    return self.launch(&ks.product_few, grid, WARP * warps, shared, &[p.bytes()]);
                 }
                 let shared = 2 * MANY_PANELS * RUN_STEPS * (PANEL * STEP + PANEL / 2 * ACT_META);
-                self.launch(&ks.product_many, many, 32 * MANY_TILES, shared, &[p.bytes()])
+                self.launch(&ks.product_many, many, WARP * MANY_TILES, shared, &[p.bytes()])
             }
         }
     }
